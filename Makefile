@@ -1,0 +1,30 @@
+# make demo   sets up and runs the main job on drawn data      make test   sets up and runs the tests
+# make lint   formatting, lint, types                          Each is safe to repeat.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint readme clean
+
+demo: .venv/ready
+	$(BIN)/bench run --zoo all --protocol paf
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+# Writes the table of the last demo into README.md.
+readme: .venv/ready
+	$(BIN)/python benchmarks/readme.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

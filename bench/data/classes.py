@@ -1,0 +1,60 @@
+"""The classes of BDD100K's three tasks, their order and the toolkit's name mappings.
+
+Sources: bdd100k/bdd100k `configs/det.toml`, `label/label.py`; class ids as in the released masks.
+"""
+
+TASKS = ("sem", "driv", "det")
+
+IGNORE = 255  # the value of a pixel that is not evaluated, is padding or has no label
+
+DET = (
+    "pedestrian",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+    "traffic light",
+    "traffic sign",
+)
+
+SEM = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+
+DRIV = ("direct", "alternative", "background")
+
+CLASSES = {"sem": SEM, "driv": DRIV, "det": DET}
+
+# Other spellings of the ten detection classes (2018 release, Scalabel).
+DET_ALIASES = {
+    "bike": "bicycle",
+    "motor": "motorcycle",
+    "person": "pedestrian",
+    "caravan": "car",
+    "van": "car",
+}
+
+# Categories outside the ten: the toolkit keeps them as crowd regions of the class at the right,
+# so that a detection on them is neither right nor wrong.
+DET_CROWD = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}

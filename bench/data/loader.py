@@ -1,0 +1,83 @@
+"""Batches ahead of time, made by threads (the decoders release the interpreter lock).
+
+A training sample is a pure function of its frame and of (seed, step, position), so a run that
+resumes at step k needs no state of the loader.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import torch
+
+from bench.data.bdd100k import Frame
+from bench.data.sample import Batch, Sample, collate, decode
+from bench.data.transforms import fit, resize, resize_image
+from protocols.schemes import Zeroing
+from protocols.stages import Input
+
+AHEAD = 3  # batches in the making while one is used
+
+T = TypeVar("T")
+
+
+def training_batches(
+    order: Zeroing,
+    frames: Mapping[str, Frame],
+    tasks: Mapping[str, tuple[str, ...]],
+    sizes: Input,
+    *,
+    start: int,
+) -> Iterator[Batch]:
+    """Yield the batches of steps `start`, `start + 1`, … of an order.
+
+    `tasks` says for each frame which of its labels the setting lets it carry.
+    """
+
+    def sample(step: int, position: int, name: str) -> Sample:
+        short = random.Random(f"{order.seed}/{step}/{position}").choice(sizes.train_short)
+        size_hw = fit(frames[name].size_hw, short, sizes.max_long)
+        return resize(decode(frames[name], tasks[name]), size_hw)
+
+    steps = range(start, order.steps)
+    work = ([(step, i, n) for i, n in enumerate(order.batch_at(step))] for step in steps)
+    for samples in _ahead(work, sample):
+        yield collate(samples, sizes.pad_to)
+
+
+def test_batches(
+    frames: Iterable[Frame], tasks: tuple[str, ...], sizes: Input, *, batch: int
+) -> Iterator[tuple[Batch, list[Sample]]]:
+    """Yield frames in order: a batch of their images at test size, and the frames as stored."""
+
+    def pair(frame: Frame) -> tuple[Sample, Sample]:
+        stored = decode(frame, tasks)
+        size_hw = fit(stored.size_hw, sizes.test_short, sizes.max_long)
+        return Sample(name=frame.name, image=resize_image(stored.image, size_hw)), stored
+
+    listed = iter([(frame,) for frame in frames])
+    for pairs in _ahead(iter(lambda: list(islice(listed, batch)), []), pair):
+        resized, stored = zip(*pairs, strict=True)
+        yield collate(list(resized), sizes.pad_to), list(stored)
+
+
+def _ahead(work: Iterator[list[tuple]], make: Callable[..., T]) -> Iterator[list[T]]:
+    """Yield `[make(*item) for item in items]` for each list of items, some lists ahead.
+
+    There are as many threads as torch was given for its own work.
+    """
+    waiting: deque[list[Future[T]]] = deque()
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="loader") as pool:
+        try:
+            for items in work:
+                waiting.append([pool.submit(make, *item) for item in items])
+                if len(waiting) > AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            for future in (future for futures in waiting for future in futures):
+                future.cancel()

@@ -1,0 +1,151 @@
+"""One frame decoded, and a batch of them.
+
+Legend: B images, H W pixels, N boxes.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from bench.data import DataError
+from bench.data.bdd100k import Boxes, Frame
+from bench.data.classes import CLASSES, IGNORE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sample:
+    """One frame: its image and the labels it has.
+
+    `image` is uint8 [3, H, W], RGB. `sem` and `driv` are uint8 label maps [H, W] with 255 for
+    pixels that are not evaluated; `boxes_xyxy` is float32 [N, 4] in pixels of this image and
+    `classes` int64 [N]. None means "not annotated"; no boxes means "empty".
+    """
+
+    name: str
+    image: Tensor
+    sem: Tensor | None = None
+    driv: Tensor | None = None
+    boxes_xyxy: Tensor | None = None
+    classes: Tensor | None = None
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Return (height, width) of the image."""
+        return (self.image.shape[-2], self.image.shape[-1])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Samples padded at the right and the bottom to one size.
+
+    `images` is uint8 [B, 3, H, W]; `sizes_hw` int64 [B, 2] the sizes before padding; `sem` and
+    `driv` uint8 [B, H, W], 255 wherever there is nothing to learn; `boxes_xyxy` and `classes` one
+    tensor an image; `labelled` says for each task which images carry its label, bool [B].
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    sizes_hw: Tensor
+    sem: Tensor
+    driv: Tensor
+    boxes_xyxy: list[Tensor]
+    classes: list[Tensor]
+    labelled: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on a device; from pinned memory the copies do not wait."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            images=move(self.images),
+            sizes_hw=move(self.sizes_hw),
+            sem=move(self.sem),
+            driv=move(self.driv),
+            boxes_xyxy=[move(boxes) for boxes in self.boxes_xyxy],
+            classes=[move(classes) for classes in self.classes],
+            labelled={task: move(mask) for task, mask in self.labelled.items()},
+        )
+
+
+def decode(frame: Frame, tasks: tuple[str, ...]) -> Sample:
+    """Decode a frame's image and its labels for the given tasks, at the size they are stored in.
+
+    Crowd regions and boxes without area are left out: they are not training targets. An unreadable
+    file or a class id that does not exist raises `DataError` with the file's name.
+    """
+    boxes_xyxy, classes = _targets(frame.det) if frame.det and "det" in tasks else (None, None)
+    return Sample(
+        name=frame.name,
+        image=_decode(frame.image, ImageReadMode.RGB),
+        sem=_label_map(frame.sem, "sem") if "sem" in tasks else None,
+        driv=_label_map(frame.driv, "driv") if "driv" in tasks else None,
+        boxes_xyxy=boxes_xyxy,
+        classes=classes,
+    )
+
+
+def collate(samples: list[Sample], pad_to: int) -> Batch:
+    """Pad samples to the size of the largest, rounded up to a multiple of `pad_to`."""
+    sides = zip(*(sample.size_hw for sample in samples), strict=True)
+    height, width = (-(-max(side) // pad_to) * pad_to for side in sides)
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    maps = {t: torch.full((len(samples), height, width), IGNORE).byte() for t in ("sem", "driv")}
+    for i, sample in enumerate(samples):
+        h, w = sample.size_hw
+        images[i, :, :h, :w] = sample.image
+        for task, padded in maps.items():
+            label = getattr(sample, task)
+            if label is not None:
+                padded[i, :h, :w] = label
+    labelled = {
+        "sem": [s.sem is not None for s in samples],
+        "driv": [s.driv is not None for s in samples],
+        "det": [s.boxes_xyxy is not None for s in samples],
+    }
+    return Batch(
+        names=tuple(s.name for s in samples),
+        images=images,
+        sizes_hw=torch.tensor([s.size_hw for s in samples]),
+        sem=maps["sem"],
+        driv=maps["driv"],
+        boxes_xyxy=[torch.zeros(0, 4) if s.boxes_xyxy is None else s.boxes_xyxy for s in samples],
+        classes=[torch.zeros(0).long() if s.classes is None else s.classes for s in samples],
+        labelled={task: torch.tensor(flags) for task, flags in labelled.items()},
+    )
+
+
+def _targets(boxes: Boxes) -> tuple[Tensor, Tensor]:
+    sides = boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
+    keep = ~boxes.crowd & (sides > 0).all(axis=1)
+    return (
+        torch.from_numpy(boxes.boxes_xyxy[keep]).float(),
+        torch.from_numpy(boxes.classes[keep]),
+    )
+
+
+def _label_map(file: Path | None, task: str) -> Tensor | None:
+    if file is None:
+        return None
+    label = _decode(file, ImageReadMode.UNCHANGED)[0]
+    unknown = label[(label >= len(CLASSES[task])) & (label != IGNORE)]
+    if len(unknown):
+        raise DataError(
+            f"{file} has pixels of class {int(unknown[0])}; {task} has the classes 0 to "
+            f"{len(CLASSES[task]) - 1}, and {IGNORE} for none. Is it a mask of train ids?"
+        )
+    return label
+
+
+def _decode(file: Path, mode: ImageReadMode) -> Tensor:
+    try:
+        return decode_image(str(file), mode=mode)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{file} cannot be decoded ({reason}). Copy it again.") from None

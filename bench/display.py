@@ -1,0 +1,85 @@
+"""What a person sees while cells run, read from their folders: bars on a terminal, else lines."""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from bench.plan import Planned
+from bench.status import Reached, reached
+from bench.store import state
+
+POLL_S = 0.5
+
+
+class Display:
+    """Follows cells from a thread, whatever runs them and wherever."""
+
+    def __init__(self, planned: list[Planned], console: Console) -> None:
+        self.planned, self.console, self.ended = planned, console, 0
+        self._epochs: dict[Path, tuple[str, int]] = {}
+        self._bars: dict[Path, TaskID] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[now]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._total = self._progress.add_task("cells", total=len(planned), now="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._progress.stop()
+
+    def finished(self, one: Planned, error: str | None) -> None:
+        """Say how a cell ended."""
+        self.ended += 1
+        how = "done" if error is None else f"failed: {error}"
+        self._say(f"[{self.ended}/{len(self.planned)}] {one.folder.name}: {how}")
+        self._progress.update(self._total, completed=self.ended)
+        if one.folder in self._bars:
+            self._progress.remove_task(self._bars.pop(one.folder))
+
+    def _follow(self) -> None:
+        while not self._over.wait(POLL_S):
+            for one in self.planned:
+                here = reached(one.folder) if state(one.folder) == "running" else None
+                if here is not None:
+                    self._show(one, here)
+
+    def _show(self, one: Planned, here: Reached) -> None:
+        losses = " ".join(f"{task} {value:.2f}" for task, value in here.last["losses"].items())
+        speed, left = here.last["images_per_s"], timedelta(seconds=here.eta_s)
+        epoch = (here.last["stage"], here.last["epoch"])
+        now = f"{epoch[0]}, epoch {epoch[1]}: loss {losses}, {speed:.1f} images/s, {left} left"
+        name = f"{one.cell.zoo} {one.cell.protocol_label} s{one.cell.seed}"
+        if not self.console.is_terminal:
+            if self._epochs.get(one.folder) != epoch:
+                self._epochs[one.folder] = epoch
+                self._say(f"{name}: {here.taken}/{here.total} {now}")
+            return
+        if one.folder not in self._bars:
+            self._bars[one.folder] = self._progress.add_task(name, total=here.total, now="")
+        self._progress.update(self._bars[one.folder], completed=here.taken, now=now)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,89 @@
+"""Grids: which cells a request means, and which cells are behind a table of the paper."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from bench import BenchError
+from bench.cell import Cell
+from bench.data.classes import TASKS
+from protocols import known
+from protocols.override import override
+from protocols.presets import HEADS, PROTOCOLS, SCHEMES, protocol
+from protocols.settings import SETTINGS
+from protocols.stages import Protocol
+from zoo.catalog import select
+
+TABLES = ("2",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The selectors of a command, as in `--zoo all --protocol pf,paf --seeds 0,1,2`."""
+
+    zoo: tuple[str, ...] = ("all",)
+    protocols: tuple[str, ...] = PROTOCOLS
+    settings: tuple[str, ...] = ("disjoint-normal",)
+    schemes: tuple[str, ...] = ("zeroing",)
+    heads: str = "transformer"
+    tasks: tuple[str, ...] = TASKS
+    seeds: tuple[int, ...] = (0,)
+    preset: str = "paper"
+    overrides: tuple[str, ...] = ()
+
+
+def cells(request: Request) -> list[Cell]:
+    """Return the cells of a request: the cross product of its lists, checkpoint by checkpoint."""
+    known("heads", request.heads, HEADS)
+    for setting in request.settings:
+        known("setting", setting, tuple(SETTINGS))
+    for scheme in request.schemes:
+        known("scheme", scheme, SCHEMES)
+    for task in request.tasks:
+        known("task", task, TASKS)
+    protocols = [protocol(name, request.preset) for name in request.protocols]
+    values = _overridden(protocols, request.overrides)
+    choices = product(select(request.zoo), values, request.settings, request.schemes, request.seeds)
+    return [
+        Cell(
+            zoo=checkpoint.name,
+            protocol=replace(value, scheme=scheme, heads=request.heads),
+            setting=setting,
+            tasks=tuple(task for task in TASKS if task in request.tasks),
+            seed=seed,
+        )
+        for checkpoint, value, setting, scheme, seed in choices
+    ]
+
+
+def table(number: str, request: Request) -> Request:
+    """Return the request that asks for the cells behind a table of the paper.
+
+    Seeds, preset and overrides are the request's own.
+    """
+    if number not in TABLES:
+        raise BenchError(f"Table {number!r} is not known. Known: {', '.join(TABLES)}.")
+    return replace(
+        request,
+        zoo=("all",),
+        protocols=("pf", "paf"),
+        settings=("disjoint-normal",),
+        tasks=TASKS,
+    )
+
+
+def _overridden(values: Sequence[Protocol], overrides: Sequence[str]) -> list[Protocol]:
+    """Apply every override to every protocol; one of a stage, to the protocols with that stage."""
+    every = dict.fromkeys(stage.name for value in values for stage in value.stages)
+    for assignment in overrides:
+        group, _, rest = assignment.partition("=")[0].partition(".")
+        stage = rest.partition(".")[0] if group == "stages" else None
+        if stage is not None:
+            known("stage", stage, tuple(every))
+        values = [
+            override(value, assignment)
+            if stage is None or stage in {own.name for own in value.stages}
+            else value
+            for value in values
+        ]
+    return list(values)

@@ -1,0 +1,154 @@
+"""The loss of MaskFormer: every class present in an image is one mask, which one query answers for.
+
+Legend: `B` images, `Q` queries, `K` classes, `L` decoder layers, `M` matched masks, `P` pixels,
+`H W` rows and columns of the padded image, `h w` those of the predicted masks.
+Source: facebookresearch/MaskFormer, `criterion.py` and `matcher.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from bench.data.classes import IGNORE
+from bench.model.focal import focal, focal_either_way
+from bench.model.matching import Pairs, match
+
+
+def dice(
+    overlap: Float[Tensor, "*shape"], sizes: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """One minus the Dice coefficient, smoothed by 1; `sizes` is the sum of both masks' sizes."""
+    return 1 - (2 * overlap + 1) / (sizes + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFormerLoss:
+    """Class, focal and Dice loss of the masks, matched in every decoder layer on its own.
+
+    The weights serve the loss and the matching cost alike. `mask_ignore` says what an ignored
+    pixel (255, also padding) is to a mask: "valid": nothing, it is left out of focal and Dice, in
+    costs and losses; "maskformer": outside of every mask, as in the original code.
+    """
+
+    ce_weight: float = 1.0
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
+    no_object_weight: float = 0.1
+    mask_ignore: Literal["valid", "maskformer"] = "valid"
+
+    def __call__(
+        self,
+        outputs: dict[str, Tensor],
+        labels: UInt8[Tensor, "B H W"],
+        labelled: Bool[Tensor, " B"],
+    ) -> dict[str, Tensor]:
+        """The weighted terms `ce`, `focal` and `dice`, over all layers; the loss is their sum.
+
+        `outputs` as `MaskFormer` returns them; `labels` are class ids or 255. An image that is not
+        `labelled`, or has no pixel that is, is left out of everything; with none left all terms
+        are zero, and still part of the graph.
+        """
+        usable = labelled & (labels != IGNORE).flatten(1).any(1)
+        weights = {"ce": self.ce_weight, "focal": self.focal_weight, "dice": self.dice_weight}
+        terms = self.terms(outputs, labels, usable)
+        return {name: weights[name] * per_layer.sum() for name, per_layer in terms.items()}
+
+    def terms(
+        self,
+        outputs: dict[str, Tensor],
+        labels: UInt8[Tensor, "B H W"],
+        usable: Bool[Tensor, " B"],
+    ) -> dict[str, Float[Tensor, " L"]]:
+        """The unweighted terms of each layer; a usable image without masks is all "no object"."""
+        with torch.autocast(labels.device.type, enabled=False):
+            logits, masks = outputs["logits"].float(), outputs["masks"].float()
+            present = _present(labels, classes=logits.shape[-1] - 1) & usable[:, None]
+            pairs = match(self.cost(logits, masks, labels), present)
+            count = present.sum().clamp(min=1)
+            focal_loss, dice_loss = self._mask_terms(pairs.pick(masks), labels, pairs)
+            return {
+                "ce": self._class_term(logits, usable, pairs),
+                "focal": focal_loss.sum(1) / count,
+                "dice": dice_loss.sum(1) / count,
+            }
+
+    @torch.no_grad()
+    def cost(
+        self,
+        logits: Float[Tensor, "L B Q _"],
+        masks: Float[Tensor, "L B Q h w"],
+        labels: UInt8[Tensor, "B H W"],
+    ) -> Float[Tensor, "L B Q K"]:
+        """What it costs each query to answer for each class, judged at the size of `masks`."""
+        small = F.interpolate(labels[:, None], size=masks.shape[-2:], mode="nearest").flatten(2)
+        classes = torch.arange(logits.shape[-1] - 1, device=labels.device)
+        inside = (small == classes[:, None]).float()
+        counted = self._counted(small).float()
+        flat = masks.flatten(3)
+        as_inside, as_outside = focal_either_way(flat)
+        probability = flat.sigmoid()
+        focal_cost = _over_pixels(as_inside - as_outside, inside)
+        focal_cost += _over_pixels(as_outside, counted)
+        pixels = counted.sum(-1)[:, None].clamp(min=1)
+        sizes = _over_pixels(probability, counted) + inside.sum(-1)[:, None]
+        dice_cost = dice(_over_pixels(probability, inside), sizes)
+        class_cost = -logits.softmax(-1)[..., :-1]
+        return (
+            self.ce_weight * class_cost
+            + self.focal_weight * focal_cost / pixels
+            + self.dice_weight * dice_cost
+        )
+
+    def _counted(self, labels: UInt8[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        if self.mask_ignore == "maskformer":
+            return torch.ones_like(labels, dtype=torch.bool)
+        return labels != IGNORE
+
+    def _class_term(
+        self, logits: Float[Tensor, "L B Q _"], usable: Bool[Tensor, " B"], pairs: Pairs
+    ) -> Float[Tensor, " L"]:
+        no_object = logits.shape[-1] - 1
+        targets = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        layers = torch.arange(len(logits), device=logits.device)[:, None]
+        targets[layers, pairs.images, pairs.predictions] = pairs.targets
+        weights = torch.where(targets == no_object, self.no_object_weight, 1.0) * usable[:, None]
+        losses = F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none")
+        total = weights.sum((1, 2))
+        return (weights * losses).sum((1, 2)) / total.where(total > 0, 1.0)
+
+    def _mask_terms(
+        self, masks: Float[Tensor, "L M h w"], labels: UInt8[Tensor, "B H W"], pairs: Pairs
+    ) -> tuple[Float[Tensor, "L M"], Float[Tensor, "L M"]]:
+        """Focal (mean over the pixels) and Dice loss of each matched mask at the labels' size."""
+        if not len(pairs.images):
+            nothing = masks.sum((2, 3))
+            return nothing, nothing
+        # Pixels first, masks last: resizing and its gradient are 20 times faster so on a CPU.
+        small = masks.contiguous(memory_format=torch.channels_last)
+        large = F.interpolate(small, size=labels.shape[1:], mode="bilinear")
+        logits = large.permute(0, 2, 3, 1).flatten(1, 2)
+        truth = labels.flatten(1)[pairs.images].T.contiguous()
+        counted = self._counted(truth).float()
+        inside = (truth == pairs.targets[:, None]).float()
+        probability = logits.sigmoid()
+        focal_mean = (focal(logits, inside) * counted).sum(1) / counted.sum(0).clamp(min=1)
+        overlap = (probability * inside).sum(1)
+        sizes = (probability * counted).sum(1) + inside.sum(1)
+        return focal_mean, dice(overlap, sizes)
+
+
+def _present(labels: UInt8[Tensor, "B H W"], classes: int) -> Bool[Tensor, "B K"]:
+    """Which classes an image has a pixel of."""
+    seen = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
+    return seen.scatter_(1, labels.flatten(1).long(), True)[:, :classes]
+
+
+def _over_pixels(
+    values: Float[Tensor, "L B Q P"], of: Float[Tensor, "B K P"]
+) -> Float[Tensor, "L B Q K"]:
+    """The sum of `values` over the pixels of each map of `of`."""
+    return torch.einsum("lbqp,bkp->lbqk", values, of)

@@ -1,0 +1,106 @@
+"""The network: one trunk, one neck, one head a task, learning in parts (paper, Figure 3).
+
+Legend: B images, H W pixels.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from bench.data.sample import Batch
+
+
+class MultiTask(nn.Module):
+    """A ResNet-50, an FPN and the heads of the tasks, in parts that learn or stay as they are.
+
+    `mean` and `std` are those of the checkpoint, for RGB in [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        heads: Mapping[str, nn.Module],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.heads = nn.ModuleDict(heads)
+        self.scale: Tensor
+        self.shift: Tensor
+        scale = 1 / (255 * torch.tensor(std))
+        self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
+        shift = -torch.tensor(mean) / torch.tensor(std)
+        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+        self.learns: frozenset[str] = frozenset()
+
+    def learn(self, parts: tuple[str, ...]) -> list[nn.Parameter]:
+        """Let exactly these of backbone, neck and heads learn, and return their parameters.
+
+        A part that does not learn gets no gradients; a backbone that does not learn also keeps its
+        BatchNorm statistics and builds no graph. The heads' dropout acts whenever the model trains.
+        """
+        self.learns = frozenset(parts)
+        for name, part in self.named_children():
+            part.requires_grad_(name in self.learns)
+        self.train()
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> "MultiTask":
+        """Switch to training or testing; a backbone that does not learn stays in testing mode."""
+        super().train(mode)
+        if "backbone" not in self.learns:
+            self.backbone.eval()
+        return self
+
+    def forward(
+        self, images: UInt8[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return each head's dict of outputs for uint8 RGB images padded to a multiple of 32.
+
+        `sizes_hw` are the sizes before padding. The padding is zero after normalisation, so that
+        it looks the same for every checkpoint.
+        """
+        normalised = images * self.scale + self.shift
+        normalised = normalised * _inside(images.shape[-2:], sizes_hw)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" in self.learns):
+            maps = self.backbone(normalised)
+        pyramid = self.neck(maps)
+        boxes = {"sizes_hw": sizes_hw}
+        return {
+            task: head(pyramid, **(boxes if task == "det" else {}))
+            for task, head in self.heads.items()
+        }
+
+
+class MultiTaskLoss:
+    """The weighted sum of the tasks' losses; a frame counts for the tasks whose label it has."""
+
+    def __init__(self, losses: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+        self.losses = dict(losses)
+        self.weights = dict(weights)
+
+    def __call__(self, outputs: Mapping[str, dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
+        """Return each task's loss, weighted; their sum is what is minimised."""
+        terms = {}
+        for task, loss in self.losses.items():
+            labelled = batch.labelled[task]
+            if task == "det":
+                targets = (batch.boxes_xyxy, batch.classes, batch.sizes_hw, labelled)
+            else:
+                targets = (getattr(batch, task), labelled)
+            terms[task] = self.weights[task] * sum(loss(outputs[task], *targets).values())
+        return terms
+
+
+def _inside(size_hw: torch.Size, sizes_hw: Tensor) -> Tensor:
+    """Return [B, 1, H, W]: True where a pixel belongs to the image, False in the padding."""
+    rows = torch.arange(size_hw[0], device=sizes_hw.device)[:, None] < sizes_hw[:, 0, None, None]
+    columns = torch.arange(size_hw[1], device=sizes_hw.device) < sizes_hw[:, 1, None, None]
+    return (rows & columns)[:, None]

@@ -1,0 +1,96 @@
+"""What is done with one cell: the paper's Figure 3, on one screen.
+
+a published weight file  ->  the ResNet-50          zoo
+random neck and heads                               bench.model.build
+adapt: the neck learns   ->  finetune: all learn    bench.train.engine
+the last state, scored on the validation frames     bench.eval.evaluate
+"""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from bench.cell import Cell
+from bench.data import bdd100k
+from bench.eval.evaluate import Evaluation, evaluate
+from bench.model.build import build, losses
+from bench.provenance import provenance
+from bench.store import append_line, locked, read_json, write_json, write_text
+from bench.train import state
+from bench.train.engine import train
+from zoo.catalog import find
+from zoo.store import Zoo
+
+
+def run_cell(folder: str) -> None:
+    """Train and score the cell in a folder that holds `cell.json`; leave `result.json` there.
+
+    Starts from the newest saved state. A finished cell is left as it is; one that another process
+    runs raises `BenchError`. An error is written to `error.txt` and raised again.
+    """
+    home = Path(folder)
+    if (home / "result.json").exists():
+        return
+    with locked(home), failure_kept(home):
+        order = read_json(home / "cell.json")
+        cell = Cell.from_resolved(order["resolved"])
+        protocol, tasks = cell.protocol, cell.tasks
+        started = provenance()
+        append_line(home / "attempts.jsonl", started)
+
+        data = bdd100k.read(Path(order["data"]["root"]), tasks)
+        split = read_json(home.parent.parent / "splits" / order["split"]["file"])
+        shelf, stand_in = Zoo(Path(order["weights"]["folder"])), order["weights"]["stand_in"]
+        weights = shelf.canonical(find(cell.zoo), stand_in=stand_in)
+        model, report = build(protocol, tasks, weights, cell.seed)
+        write_json(home / "load_report.json", asdict(report))
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device)
+        stages = train(
+            model, losses(protocol, tasks), protocol, data, split["frames"], cell.seed, home
+        )
+        found = evaluate(model, data.val.values(), protocol.input, protocol.optim.batch)
+
+        found.save(home / "preds")
+        save_file(model.state_dict(), home / "model.safetensors")
+        write_json(home / "result.json", result(order, found, stages, started))
+        state.remove(home)
+        (home / "error.txt").unlink(missing_ok=True)
+
+
+def result(order: dict, found: Evaluation, stages: list[dict], started: dict) -> dict:
+    """Return the one record that a finished cell leaves; scores that do not exist are None."""
+    scores = {"metrics": found.metrics(), "constant": found.constant()}
+    finite = {
+        kind: {name: value if value == value else None for name, value in values.items()}
+        for kind, values in scores.items()
+    }
+    weights = {name: order["weights"][name] for name in ("name", "sha256", "stand_in")}
+    return {
+        "version": order["version"],
+        "key": order["key"],
+        "address": order["address"],
+        "resolved": order["resolved"],
+        **finite,
+        "weights": weights,
+        "data": {**order["data"], "split": order["split"]},
+        "stages": stages,
+        "provenance": {**started, "finished": provenance()["time"]},
+    }
+
+
+@contextmanager
+def failure_kept(home: Path) -> Iterator[None]:
+    """Write what goes wrong to `error.txt`, the last line first, and let it go on."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
+        write_text(home / "error.txt", text)
+        raise

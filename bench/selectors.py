@@ -1,0 +1,115 @@
+"""The options that say which cells are meant, the same for every verb."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from bench.cell import Cell
+    from bench.grids import Request
+    from bench.plan import Place
+    from bench.store import Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def commas(context: click.Context, parameter: click.Parameter, value: Any) -> tuple[str, ...]:
+    """Split comma lists; a repeated option adds to its list."""
+    given = value if isinstance(value, tuple) else (value,) if value else ()
+    return tuple(item.strip() for text in given for item in text.split(",") if item.strip())
+
+
+def _many(name: str, help: str) -> Callable[[Command], Command]:
+    return click.option(name, multiple=True, callback=commas, metavar="A,B,…", help=help)
+
+
+OPTIONS = (
+    _many("--zoo", "all (the paper's nine), names, 'moco*', a family, '!byol'.  [all]"),
+    _many("--protocol", "pf (pretrain-finetune), paf (pretrain-adapt-finetune).  [pf,paf]"),
+    _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
+    _many("--scheme", "zeroing.  [zeroing]"),
+    click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN).  [transformer]"),
+    _many("--tasks", "Any of sem,driv,det.  [all three]"),
+    _many("--seeds", "0 or 0,1,2.  [0]"),
+    click.option("--table", help="The cells of a table of the paper, in place of the above."),
+    click.option("--preset", help="paper, demo or tiny.  [paper; with the demo data, demo]"),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Another value than the preset's, as in stages.adapt.epochs=1.",
+    ),
+    click.option("--data", help="A BDD100K folder, or demo.  [$BENCH_DATA, else demo]"),
+    click.option("--stand-ins", is_flag=True, help="Random weights where published ones miss."),
+    click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]"),
+)
+
+
+def selectors(command: Command) -> Command:
+    """Give a command the selectors; they arrive as keywords, `asked` reads them."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def asked(chosen: dict[str, Any]) -> tuple[Request, Place]:
+    """Return which cells are meant and where, with the defaults filled in."""
+    from bench.grids import Request, table
+    from bench.plan import Place
+
+    data = chosen["data"] or os.environ.get("BENCH_DATA")
+    if data is None:
+        data = "demo"
+        click.echo("No --data and no $BENCH_DATA: using the demo data.", err=True)
+    demo = data == "demo"
+    place = Place(store=store_of(chosen), data=data, stand_ins=chosen["stand_ins"] or demo)
+    given = {field.name: chosen[_OPTION.get(field.name, field.name)] for field in fields(Request)}
+    given["preset"] = given["preset"] or ("demo" if demo else "paper")
+    given["seeds"] = tuple(map(_seed, given["seeds"]))
+    request = Request(**{name: value for name, value in given.items() if value})
+    return (table(chosen["table"], request) if chosen["table"] else request), place
+
+
+def store_of(chosen: dict[str, Any]) -> Store:
+    """Return the store of `--store`."""
+    from bench.store import Store
+
+    return Store(Path(chosen["store"] or os.environ.get("BENCH_STORE") or "runs"))
+
+
+def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
+    """Return whether a cell fits the selectors that were given; one not given fits all."""
+    from zoo.catalog import select
+
+    zoo = {checkpoint.name for checkpoint in select(chosen["zoo"])} if chosen["zoo"] else None
+
+    def fits(cell: Cell) -> bool:
+        return all(
+            not allowed or value in allowed
+            for value, allowed in (
+                (cell.zoo, zoo),
+                (cell.protocol.name, chosen["protocol"]),
+                (cell.setting, chosen["setting"]),
+                (cell.protocol.scheme, chosen["scheme"]),
+                (cell.protocol.preset, (chosen["preset"] or cell.protocol.preset,)),
+                (str(cell.seed), chosen["seeds"]),
+            )
+        )
+
+    return fits
+
+
+_OPTION = {"protocols": "protocol", "settings": "setting", "schemes": "scheme"}
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise click.BadParameter(f"{text!r} is not a whole number.", param_hint="--seeds")
+    return int(text)

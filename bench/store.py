@@ -1,0 +1,167 @@
+"""The store: one folder a cell, plain files, and `result.json` as the only sign of a finished one.
+
+    <store>/splits/<sha8>.json            which training frames carried which labels
+    <store>/cells/<address>-<key8>/
+        cell.json          written first: what is to be run
+        lock               who runs it now: host, pid; its age is the heart-beat
+        state.pt           where a resumed run starts; state.prev.pt the one before
+        progress.jsonl     losses and validations, a line each
+        attempts.jsonl     when, where and with which code each attempt was started
+        load_report.json   what became of every tensor of the weight file
+        preds/             per-image statistics
+        error.txt          why the last attempt failed
+        model.safetensors  the trained model
+        result.json        written last, renamed into place
+
+This file knows no cell and imports no torch.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError
+
+BEAT_S = 5.0  # seconds between heart-beats
+DEAD_S = 60.0  # a lock of another host that has not beaten for so long is nobody's
+
+
+class Store:
+    """A folder of results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def prepare(self) -> None:
+        """Create the folder; raise `BenchError` where it cannot be written to."""
+        try:
+            (self.root / "cells").mkdir(parents=True, exist_ok=True)
+            (self.root / "splits").mkdir(exist_ok=True)
+            write_text(self.root / "cells" / ".writable", "")
+        except OSError as error:
+            raise BenchError(
+                f"The store {self.root} cannot be written to ({error.strerror}). "
+                "Give --store a folder of yours."
+            ) from None
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of the cell with this name (address and key)."""
+        return self.root / "cells" / name
+
+    def cells(self) -> list[Path]:
+        """Return the folders of all cells that were ever started, by name."""
+        if not (self.root / "cells").is_dir():
+            return []
+        return sorted(f.parent for f in (self.root / "cells").glob("*/cell.json"))
+
+
+def state(folder: Path) -> str:
+    """Return `done`, `running`, `failed` or `pending`, from the files of a cell alone."""
+    if (folder / "result.json").exists():
+        return "done"
+    if owner(folder) is not None:
+        return "running"
+    return "failed" if (folder / "error.txt").exists() else "pending"
+
+
+def owner(folder: Path) -> dict[str, Any] | None:
+    """Return who holds the cell's lock, or None where nobody alive does."""
+    lock = folder / "lock"
+    try:
+        age = time.time() - lock.stat().st_mtime
+        holder = json.loads(lock.read_text() or "{}")
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if holder.get("host") == socket.gethostname():
+        return holder if _alive(holder["pid"]) else None
+    return holder if age < DEAD_S else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the cell's lock, with a heart-beat; raise `BenchError` where somebody else does."""
+    lock = folder / "lock"
+    holder = owner(folder)
+    if holder is not None:
+        raise BenchError(
+            f"{folder.name} is being run by process {holder['pid']} on {holder['host']}. "
+            "Wait for it, or stop it first."
+        )
+    lock.unlink(missing_ok=True)
+    me = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+    try:
+        with lock.open("x") as stream:
+            stream.write(me)
+    except FileExistsError:
+        raise BenchError(f"{folder.name} has just been taken by another process.") from None
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(lock, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        lock.unlink(missing_ok=True)
+
+
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(file.read_text())
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file that is either whole or not there."""
+    write_text(file, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file that is either whole or not there."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with unfinished.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(unfinished, file)
+
+
+def append_line(file: Path, value: dict[str, Any]) -> None:
+    """Append one JSON object as a line, on a line of its own even where the last was cut short."""
+    with file.open("a+") as stream:
+        stream.seek(max(0, stream.tell() - 1))
+        torn = stream.read(1) not in ("", "\n")
+        stream.write("\n" * torn + json.dumps(value) + "\n")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects of a file of lines; a line that a kill cut short is left out."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [value for line in lines if (value := _parsed(line)) is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _beat(lock: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        os.utime(lock)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

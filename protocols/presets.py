@@ -1,0 +1,104 @@
+"""The presets: every value of the paper, of the demo, and of the tests.
+
+Where the paper is silent the values are those of the two code bases it builds on: Sparse R-CNN's
+detectron2 config (batch 16, clipping at 1.0, decay at 77.8 and 92.6 % of the run) and MaskFormer's
+R50 config (100 queries, 6 decoder layers).
+"""
+
+from dataclasses import replace
+
+from protocols import known
+from protocols.stages import (
+    Input,
+    LossWeights,
+    MaskFormerSizes,
+    Model,
+    Optim,
+    Protocol,
+    SparseRCNNSizes,
+    Stage,
+)
+
+PROTOCOLS = ("pf", "paf")
+PRESETS = ("paper", "demo", "tiny")
+SCHEMES = ("zeroing",)
+HEADS = ("transformer",)
+
+_ADAPT = Stage(name="adapt", epochs=6, lr=2.5e-4, learns=("neck",))
+_FINETUNE = Stage(
+    name="finetune",
+    epochs=30,
+    lr=2.5e-5,
+    learns=("backbone", "neck", "heads"),
+    decay_at=(0.7778, 0.9259),
+)
+
+_PAPER = Protocol(
+    name="paf",
+    preset="paper",
+    stages=(_ADAPT, _FINETUNE),
+    scheme="zeroing",
+    heads="transformer",
+    input=Input(train_short=(600, 624, 648, 672, 696, 720), test_short=720, max_long=1280),
+    model=Model(
+        trunk="full",
+        channels=256,
+        seg=MaskFormerSizes(width=256, queries=100, layers=6, heads=8, ffn=2048),
+        det=SparseRCNNSizes(proposals=300, stages=6, heads=8, ffn=2048, dynamic=64),
+    ),
+    loss=LossWeights(),
+    optim=Optim(batch=16),
+    proportional_split=False,
+    val_every=6,
+)
+
+# The real ResNet-50 at 160x90 with small heads, few epochs and rates with which few steps learn.
+_DEMO = replace(
+    _PAPER,
+    preset="demo",
+    stages=(
+        replace(_ADAPT, epochs=2, lr=1e-3, warmup_steps=10),
+        replace(_FINETUNE, epochs=6, lr=5e-4, warmup_steps=10),
+    ),
+    input=Input(train_short=(90,), test_short=90, max_long=160),
+    model=Model(
+        trunk="full",
+        channels=64,
+        seg=MaskFormerSizes(width=64, queries=20, layers=2, heads=4, ffn=256, dropout=0.0),
+        det=SparseRCNNSizes(proposals=50, stages=2, heads=4, ffn=256, dynamic=16),
+    ),
+    optim=Optim(batch=4),
+    proportional_split=True,
+    val_every=0,
+)
+
+_TINY = replace(
+    _DEMO,
+    preset="tiny",
+    stages=(
+        replace(_DEMO.stages[0], epochs=1),
+        replace(_DEMO.stages[1], epochs=2),
+    ),
+    model=Model(
+        trunk="tiny",
+        channels=64,
+        seg=MaskFormerSizes(width=64, queries=10, layers=1, heads=4, ffn=128, dropout=0.1),
+        det=SparseRCNNSizes(proposals=20, stages=1, heads=4, ffn=128, dynamic=16),
+    ),
+)
+
+_BY_PRESET = {"paper": _PAPER, "demo": _DEMO, "tiny": _TINY}
+
+
+def protocol(name: str, preset: str = "paper") -> Protocol:
+    """Return the protocol `pf` or `paf` with the values of a preset.
+
+    `pf` spends all of `paf`'s epochs on its one stage, finetune.
+    """
+    known("preset", preset, PRESETS)
+    known("protocol", name, PROTOCOLS)
+    paf = _BY_PRESET[preset]
+    if name == "paf":
+        return paf
+    epochs = sum(stage.epochs for stage in paf.stages)
+    return replace(paf, name="pf", stages=(replace(paf.stages[-1], epochs=epochs),))

@@ -1,0 +1,9 @@
+"""How finished results look and what may be concluded from them.
+
+A report is a pure function of results: a DataFrame goes in, a text comes out. Reading order:
+
+1. `tables`: from the DataFrame of cells to a `Table` of numbers, marks and footnotes.
+2. `render`: from a `Table` to the console, Markdown, LaTeX, CSV or JSON.
+
+Importing this package imports neither pandas nor rich.
+"""

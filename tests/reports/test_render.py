@@ -1,0 +1,111 @@
+"""The golden files are rewritten with UPDATE_GOLDEN=1 in the environment."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from examples import REFERENCES, cell, results
+
+from reports.render import FORMATS, latex, render
+from reports.tables import ReportError, table2
+
+GOLDEN = Path(__file__).parent / "golden"
+ENDINGS = {
+    "console": "txt",
+    "markdown": "md",
+    "latex": "tex",
+    "csv": "csv",
+    "json": "json",
+}
+
+
+@pytest.fixture
+def table():
+    return table2(results(), REFERENCES)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_format_is_its_golden_file(table, format):
+    text = render(table, format)
+    path = GOLDEN / f"table2.{ENDINGS[format]}"
+    if "UPDATE_GOLDEN" in os.environ:
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_the_console_never_cuts_a_number_off(table, width):
+    text = render(table, "console", width=width)
+    for value in ("10.3", "23.7", "61.2", "±0.3", "✗¹", "24.0"):
+        assert value in text
+
+
+def test_a_console_of_80_columns_holds_the_table_of_one_seed():
+    frame = results()
+    frame = frame[(frame.seed == 0) & (frame.zoo != "moco_v2")]
+    text = render(table2(frame), "console", width=80)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_color_changes_the_style_and_not_the_text(table):
+    plain = render(table, "console", width=120)
+    colored = render(table, "console", width=120, color=True)
+    assert "\x1b" not in plain
+    assert "\x1b[1m61.2\x1b[0m" in colored
+
+
+def test_csv_gives_the_values_back(table):
+    frame = pd.read_csv(io.StringIO(render(table, "csv")), keep_default_na=True)
+    row = frame[
+        (frame.model == "MoCo-v2") & (frame.protocol == "paf") & (frame.metric == "sem/mIoU")
+    ].iloc[0]
+    assert (row["mean"], row["n"]) == (pytest.approx(61.2), 2)
+    assert row["keys"].split() == ["moco_v2-paf-s0", "moco_v2-paf-s1"]
+
+
+def test_json_is_strict(table):
+    json.loads(render(table, "json"), parse_constant=pytest.fail)
+
+
+def test_markdown_rows_have_equal_numbers_of_cells(table):
+    rows = [line for line in render(table, "markdown").splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_markdown_and_latex_escape_what_a_cause_holds():
+    cause = "a|b_c <x> 50 % of {24} GiB \\ ~ ^ & $ # → 日"
+    table = table2(pd.DataFrame([cell("byol", "pf", 0, "failed", error=cause)]))
+    assert r"a\|b\_c \<x\>" in render(table, "markdown")
+    assert (
+        r"a\textbar{}b\_c \textless{}x\textgreater{} 50 \% of \{24\} GiB \textbackslash{} "
+        r"\textasciitilde{} \textasciicircum{} \& \$ \# ? ?"
+    ) in render(table, "latex")
+
+
+def test_an_unknown_format_is_refused(table):
+    with pytest.raises(ReportError, match="Unknown format 'pdf'"):
+        render(table, "pdf")
+
+
+@pytest.mark.parametrize("way", ["standalone", "input"])
+def test_latex_compiles(table, tmp_path, way):
+    pdflatex = shutil.which("pdflatex")
+    if pdflatex is None:
+        pytest.skip("pdflatex is not installed")
+    document = latex(table, standalone=True)
+    if way == "input":
+        (tmp_path / "table2.tex").write_text(latex(table), encoding="utf-8")
+        preamble, body = document.split(r"\begin{table}")
+        end = body.split(r"\end{table}")[1]
+        document = preamble + r"\input{table2}" + end
+    (tmp_path / "document.tex").write_text(document, encoding="utf-8")
+    command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "document.pdf").exists()

@@ -1,0 +1,175 @@
+import math
+import statistics
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from examples import REFERENCES, cell, results
+
+from reports.tables import METRICS, ReportError, table2, to_json
+
+SEVEN = (59.2, 90.2, 75.6, 93.9, 25.9, 49.8, 23.4)
+
+
+def entries(table, model, protocol):
+    (row,) = [row for row in table.rows if row.header == (model, protocol)]
+    return {entry.metric: entry for entry in row.entries}
+
+
+def test_families_come_in_the_papers_order_and_pf_above_paf():
+    rows = table2(results()).rows
+    assert [row.header for row in rows[:4]] == [
+        ("MoCo-v2", "pf"),
+        ("MoCo-v2", "paf"),
+        ("BYOL", "pf"),
+        ("BYOL", "paf"),
+    ]
+    assert list(dict.fromkeys(row.group for row in rows)) == [
+        "Classification-oriented",
+        "Detection-oriented",
+        "Segmentation-oriented",
+        "Vision-language",
+    ]
+
+
+def test_seeds_become_mean_and_sample_deviation():
+    entry = entries(table2(results()), "MoCo-v2", "paf")["sem/mIoU"]
+    frame = results()
+    values = frame[(frame.zoo == "moco_v2") & (frame.protocol == "paf")]["sem/mIoU"]
+    assert entry.mean == pytest.approx(values.mean())
+    assert entry.std == pytest.approx(values.std(ddof=1))
+    assert entry.n == 2
+    assert entry.keys == ("moco_v2-paf-s0", "moco_v2-paf-s1")
+
+
+@pytest.mark.parametrize(
+    ("model", "protocol", "metric", "mark"),
+    [
+        ("MoCo-v2", "paf", "sem/mIoU", ""),
+        ("BYOL", "pf", "sem/mIoU", "†"),
+        ("DetCo", "pf", "det/mAP", "†‡"),
+        ("DetCo", "paf", "det/mAP", "·"),
+        ("DenseCL", "pf", "det/mAP", "·"),  # no cell at all
+        ("CLIP", "paf", "det/mAP", "…"),
+        ("DenseCL", "paf", "sem/mIoU", "–"),  # done, without this task
+        ("MoCo-v2", "pf", "sem/mIoU", "✗¹†"),  # one of two seeds failed
+        ("BYOL", "paf", "sem/mIoU", "✗²"),
+    ],
+)
+def test_every_state_has_its_mark(model, protocol, metric, mark):
+    assert entries(table2(results()), model, protocol)[metric].mark == mark
+
+
+def test_notes_explain_each_mark_that_is_used_and_no_other():
+    notes = "\n".join(table2(results()).notes)
+    for mark in "±†‡·…–":
+        assert f"{mark} " in notes
+    assert "✗¹ failed: Loss is nan in stage_2 (sem nan, det 3.1)" in notes
+    assert "✗² failed: Out of memory" in notes
+    done = pd.DataFrame([cell("byol", protocol, values=SEVEN) for protocol in ("pf", "paf")])
+    assert [note[0] for note in table2(done).notes] == ["p", "†"]
+
+
+def test_equal_causes_share_a_footnote():
+    frame = pd.DataFrame(
+        [cell(zoo, "pf", 0, "failed", error="Disk full") for zoo in ("byol", "detco")]
+    )
+    failures = [note for note in table2(frame).notes if "failed" in note]
+    assert failures == ["✗¹ failed: Disk full"]
+
+
+def test_best_and_second_are_judged_as_printed_among_complete_entries():
+    frame = pd.DataFrame(
+        [
+            cell("moco_v2", "pf", values=(61.21, *SEVEN[1:])),
+            cell("byol", "pf", values=(61.19, *SEVEN[1:])),
+            cell("detco", "pf", values=(60.0, *SEVEN[1:])),
+            cell("densecl", "pf", 0, values=(70.0, *SEVEN[1:])),
+            cell("densecl", "pf", 1, "running"),
+        ]
+    )
+    table = table2(frame, {"Best constant prediction": {"sem/mIoU": 99.0}})
+    ranks = {
+        row.header[0]: (row.entries[0].best, row.entries[0].second)
+        for row in table.rows
+        if row.header[1] == "pf"
+    }
+    assert ranks["MoCo-v2"] == ranks["BYOL"] == (True, False)
+    assert ranks["DetCo"] == (False, True)
+    assert ranks["DenseCL"] == (False, False)
+    assert not table.references[0].entries[0].best
+
+
+def test_reference_rows_stand_apart_with_gaps_where_they_have_no_value():
+    (row,) = table2(results(), REFERENCES).references
+    assert [entry.mean for entry in row.entries] == [3.1, None, 24.0, None, None, None, None]
+    assert [entry.mark for entry in row.entries] == ["", "–", "", "–", "–", "–", "–"]
+
+
+def test_results_come_in_any_order():
+    frame = results()
+    shuffled = frame.sample(frac=1, random_state=0)
+    values = {row.header: [e.mean for e in row.entries] for row in table2(shuffled).rows}
+    assert values == {row.header: [e.mean for e in row.entries] for row in table2(frame).rows}
+
+
+def test_json_holds_what_other_programs_rely_on():
+    answer = to_json(table2(results(), REFERENCES))
+    assert answer["table"] == "2"
+    assert answer["columns"] == list(METRICS)
+    (row,) = [
+        row for row in answer["rows"] if (row["model"], row["protocol"]) == ("MoCo-v2", "paf")
+    ]
+    assert row["cells"][0] == {
+        "metric": "sem/mIoU",
+        "mean": statistics.fmean([61.0, 61.4]),
+        "std": statistics.stdev([61.0, 61.4]),
+        "n": 2,
+        "mark": "",
+        "key": ["moco_v2-paf-s0", "moco_v2-paf-s1"],
+        "paper": None,
+        "difference": None,
+    }
+
+
+def with_value(column, value):
+    frame = results()
+    frame.loc[0, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (results().drop(columns=["error", "det/mAP"]), "no column error, det/mAP"),
+        (results().iloc[:0], "no cells"),
+        (with_value("state", "lost"), "no state 'lost'"),
+        (with_value("family", "audio"), "no family 'audio'"),
+        (with_value("protocol", "lv"), "no protocol 'lv'"),
+        (with_value("setting", "full"), "one setting, the results have 'full', 'disjoint-normal'"),
+        (with_value("scheme", "zeroing"), "one scheme"),
+        (pd.concat([results(), results().iloc[[5]]]), "Two cells are byol, pf, seed 0"),
+    ],
+)
+def test_results_that_no_table_can_show_are_refused(frame, words):
+    with pytest.raises(ReportError) as caught:
+        table2(frame)
+    assert words in str(caught.value)
+
+
+def test_a_reference_with_an_unknown_metric_is_refused():
+    with pytest.raises(ReportError, match="'sem/IoU'"):
+        table2(results(), {"Best constant prediction": {"sem/IoU": 3.1}})
+
+
+def test_a_failure_without_a_cause_says_so():
+    frame = pd.DataFrame([cell("byol", "pf", 0, "failed", error=math.nan)])
+    assert "✗¹ failed: no cause was recorded" in table2(frame).notes
+
+
+def test_importing_the_tables_needs_neither_pandas_nor_torch():
+    code = (
+        "import sys, reports.tables; sys.exit(bool({'pandas', 'torch', 'rich'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,192 @@
+"""The network against torchvision, open_clip, timm and TensorFlow's definition of SAME."""
+
+import math
+
+import pytest
+import timm
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from timm.models.byobnet import checkpoint_filter_fn
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import resnet50 as torchvision_resnet50
+
+from zoo.dialects import units
+from zoo.layouts import to_canonical
+from zoo.resnet50 import cut, resnet50
+
+EVEN, ODD = (64, 96), (75, 81)
+
+
+def images(size_hw):
+    return torch.randn(2, 3, *size_hw, generator=torch.Generator().manual_seed(0))
+
+
+def randomised(net):
+    """Give BatchNorm values that matter, as after training."""
+    generator = torch.Generator().manual_seed(1)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias, module.running_mean):
+                tensor.data.uniform_(-0.3, 0.3, generator=generator)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def torchvision_net():
+    return randomised(torchvision_resnet50(weights=None))
+
+
+@pytest.fixture(scope="module")
+def clip_net():
+    torch.manual_seed(0)
+    return randomised(ModifiedResNet((3, 4, 6, 3), 1024, 32))
+
+
+@pytest.fixture(scope="module")
+def our_clip_net(clip_net):
+    published = {f"visual.{name}": tensor for name, tensor in clip_net.state_dict().items()}
+    net = resnet50(variant="clip", padding="torch")
+    net.load_state_dict(to_canonical(published, "clip_rn50_openai").tensors)
+    return net.eval()
+
+
+@pytest.mark.parametrize("size_hw", [EVEN, ODD])
+@torch.no_grad()
+def test_plain_variant_equals_torchvision_bit_for_bit(torchvision_net, size_hw):
+    net = resnet50(variant="plain", padding="torch").eval()
+    weights = torchvision_net.state_dict()
+    net.load_state_dict({name: weights[name] for name in weights if not name.startswith("fc.")})
+    x = torchvision_net.conv1(images(size_hw))
+    x = torchvision_net.maxpool(torchvision_net.relu(torchvision_net.bn1(x)))
+    for stage, ours in enumerate(net(images(size_hw)), start=1):
+        x = getattr(torchvision_net, f"layer{stage}")(x)
+        assert torch.equal(ours, x), f"C{stage + 1}"
+
+
+@pytest.mark.parametrize("size_hw", [EVEN, ODD])
+@torch.no_grad()
+def test_clip_variant_equals_open_clip(clip_net, our_clip_net, size_hw):
+    x = clip_net.stem(images(size_hw))
+    for stage, ours in enumerate(our_clip_net(images(size_hw)), start=1):
+        x = getattr(clip_net, f"layer{stage}")(x)
+        torch.testing.assert_close(ours, x, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_clip_variant_equals_timm_s_own_clip_network(clip_net, our_clip_net):
+    timm_net = timm.create_model("resnet50_clip", pretrained=False).eval()
+    published = {f"visual.{name}": tensor for name, tensor in clip_net.state_dict().items()}
+    timm_net.load_state_dict(checkpoint_filter_fn(published, timm_net))
+    theirs = timm_net.forward_intermediates(images(EVEN), intermediates_only=True)[-4:]
+    for ours, expected in zip(our_clip_net(images(EVEN)), theirs, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+# -- SAME padding, from the definition in tf.nn's documentation -----------------------------------
+
+
+def pads(length, kernel, stride):
+    total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
+
+
+def padded_as_same(x, kernel, stride, value=0.0):
+    (top, bottom), (left, right) = (pads(length, kernel, stride) for length in x.shape[-2:])
+    return F.pad(x, (left, right, top, bottom), value=value)
+
+
+def reference(weights, x, *, same_convolutions):
+    """A plain tiny ResNet as plain functions of its weights."""
+
+    def conv(x, name, stride=1):
+        weight = weights[f"{name}.weight"]
+        kernel = weight.shape[-1]
+        if same_convolutions:
+            return F.conv2d(padded_as_same(x, kernel, stride), weight, stride=stride)
+        return F.conv2d(x, weight, stride=stride, padding=kernel // 2)
+
+    def bn(x, name):
+        of = [weights[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x, *of, eps=1e-5)
+
+    x = bn(conv(x, "conv1", 2), "bn1").relu()
+    x = F.max_pool2d(padded_as_same(x, 3, 2, -math.inf), 3, 2)
+    stages = []
+    for stage in (1, 2, 3, 4):
+        at, stride = f"layer{stage}.0", 1 if stage == 1 else 2
+        y = bn(conv(x, f"{at}.conv1"), f"{at}.bn1").relu()
+        y = bn(conv(y, f"{at}.conv2", stride), f"{at}.bn2").relu()
+        y = bn(conv(y, f"{at}.conv3"), f"{at}.bn3")
+        if stage > 1:  # the tiny stem already has the width of C2
+            x = bn(conv(x, f"{at}.downsample.0", stride), f"{at}.downsample.1")
+        x = (x + y).relu()
+        stages.append(x)
+    return stages
+
+
+@pytest.mark.parametrize("size_hw", [EVEN, ODD, (66, 95), (90, 160)])
+@pytest.mark.parametrize("padding", ["same", "same_pool"])
+@torch.no_grad()
+def test_same_padding_follows_tensorflow_s_definition(padding, size_hw):
+    net = randomised(resnet50(variant="plain", padding=padding, size="tiny"))
+    expected = reference(
+        net.state_dict(), images(size_hw), same_convolutions=padding == "same"
+    )
+    for ours, theirs in zip(net(images(size_hw)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_same_padding_differs_from_torch_s_at_even_sizes_and_only_there():
+    torch_net = randomised(resnet50(variant="plain", padding="torch", size="tiny"))
+    same_net = resnet50(variant="plain", padding="same", size="tiny").eval()
+    same_net.load_state_dict(torch_net.state_dict())
+    odd, even = images((65, 65)), images((64, 64))
+    assert torch.equal(torch_net(odd)[-1], same_net(odd)[-1])
+    assert not torch.allclose(torch_net(even)[0], same_net(even)[0], atol=0.1)
+
+
+# -- Sizes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "parameters", "channels"),
+    [
+        ("plain", "full", 23_508_032, (256, 512, 1024, 2048)),
+        ("clip", "full", 23_527_264, (256, 512, 1024, 2048)),
+        ("plain", "tiny", 513_152, (64, 128, 256, 512)),
+        ("clip", "tiny", 532_384, (64, 128, 256, 512)),
+    ],
+)
+def test_parameters_and_channels(variant, size, parameters, channels):
+    with torch.device("meta"):
+        net = resnet50(variant=variant, padding="torch", size=size)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    assert net.channels == channels
+
+
+@pytest.mark.parametrize("variant", ["plain", "clip"])
+def test_the_table_of_units_is_the_network(variant):
+    with torch.device("meta"):
+        net = resnet50(variant=variant, padding="torch")
+    expected = {}
+    for unit in units(variant):
+        expected[f"{unit.conv}.weight"] = unit.shape
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            expected[f"{unit.bn}.{leaf}"] = unit.shape[:1]
+        expected[f"{unit.bn}.num_batches_tracked"] = ()
+    assert {name: tuple(t.shape) for name, t in net.state_dict().items()} == expected
+
+
+def test_a_cut_takes_the_leading_slices():
+    with torch.device("meta"):
+        tiny = resnet50(variant="plain", padding="torch", size="tiny")
+    full = resnet50(variant="plain", padding="torch").state_dict()
+    taken = cut(full, tiny)
+    assert taken.keys() == tiny.state_dict().keys()
+    assert torch.equal(taken["conv1.weight"], full["conv1.weight"])
+    assert torch.equal(taken["layer3.0.conv2.weight"], full["layer3.0.conv2.weight"][:64, :64])
+    assert torch.equal(taken["layer4.0.bn3.running_var"], full["layer4.0.bn3.running_var"][:512])

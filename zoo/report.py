@@ -1,0 +1,108 @@
+"""The load report: what a trunk was loaded from, and the scale of what it puts out.
+
+The scale per stage is the one early sign of the collapse that some checkpoints show in training.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.canonical import Record
+from zoo.resnet50 import Normalisation, ResNet50
+
+STAGES = ("C2", "C3", "C4", "C5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What `Record` says, as far as readers of a result need it, and the measured trunk.
+
+    `activation` is the standard deviation of each stage's output over `probe_images`, in eval
+    mode. `warnings` are sentences. All fields can go into JSON (`as_dict`).
+    """
+
+    name: str
+    file: str
+    sha256: str
+    stand_in: bool
+    container: str
+    layout: str
+    variant: str
+    padding: str
+    prefix: str
+    role: str
+    required: int
+    matched: int
+    counters: str
+    dropped: dict[str, int]
+    renamed: int
+    activation: dict[str, float]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def probe_images(normalisation: Normalisation) -> Tensor:
+    """Four smooth random images [4, 3, 96, 96], always the same, normalised; float64."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4, 3, 6, 6, generator=generator, dtype=torch.float64)
+    fine = torch.rand(4, 3, 96, 96, generator=generator, dtype=torch.float64)
+    smooth = F.interpolate(coarse, size=(96, 96), mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in normalisation)
+    return (0.8 * smooth + 0.2 * fine - mean) / std
+
+
+@torch.no_grad()
+def measure(net: ResNet50, record: Record, *, whole: bool) -> LoadReport:
+    """The report of a loaded trunk; the trunk is left in eval mode.
+
+    Only a whole trunk can give warnings: a cut one is not the file's network any more.
+    """
+    stages = net.eval()(probe_images(net.input).float())
+    activation = {stage: output.std().item() for stage, output in zip(STAGES, stages, strict=True)}
+    warnings = [*_zero_residuals(net), *_odd_scales(activation), *_alike(stages[-1])]
+    return LoadReport(
+        name=record.checkpoint.name,
+        file=record.checkpoint.file,
+        sha256=record.sha256,
+        stand_in=record.stand_in,
+        container=record.container,
+        layout=record.checkpoint.layout,
+        variant=record.checkpoint.variant,
+        padding=record.checkpoint.padding,
+        prefix=record.prefix,
+        role=record.role,
+        required=record.required,
+        matched=record.required,
+        counters=record.counters,
+        dropped=record.dropped,
+        renamed=record.renamed,
+        activation=activation,
+        warnings=warnings if whole else [],
+    )
+
+
+def _zero_residuals(net: ResNet50) -> list[str]:
+    last = [m for name, m in net.named_modules() if name.endswith("bn3") and "layer" in name]
+    if all(isinstance(m, nn.BatchNorm2d) and not m.weight.any() for m in last):
+        return ["the last BatchNorm of every block is zero, as before training"]
+    return []
+
+
+def _odd_scales(activation: dict[str, float]) -> list[str]:
+    return [
+        f"{stage} has a standard deviation of {scale:.2g}, outside 1e-4 to 1e4"
+        for stage, scale in activation.items()
+        if not 1e-4 < scale < 1e4
+    ]
+
+
+def _alike(c5: Tensor) -> list[str]:
+    first, second = c5.mean(dim=(2, 3))[:2]
+    cosine = F.cosine_similarity(first, second, dim=0).item()
+    if cosine > 0.999:
+        return [f"two different images look the same to it (cosine {cosine:.5f})"]
+    return []
