@@ -258,7 +258,7 @@ def data_demo(folder: Path) -> None:
 
     Example: bench data demo demo-data
     """
-    from bench.data.demo import draw
+    from bench.data.demo.draw import draw
 
     draw(folder)
     click.echo(f"{folder} holds the demo data set. bench data check {folder}")

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -33,8 +34,9 @@ def launch(
     mirror.add([one.folder for one in planned if one.state == "done"])
     failed = 0
     if todo:
-        with Display(list(todo.values()), console) as display:
-            for outcome in runner.run(run_cell, todo):
+        outcomes = closing(runner.run(run_cell, todo))  # leaving early ends the workers
+        with Display(list(todo.values()), console) as display, outcomes as ended:
+            for outcome in ended:
                 display.finished(todo[outcome.item], outcome.error)
                 failed += outcome.error is not None
                 if outcome.error is None:
@@ -94,13 +96,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _gpus() -> tuple[int, ...]:
-    """Return the numbers of the GPUs that this process may use, without asking CUDA."""
+def _gpus() -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as CUDA names them, without asking CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(int(number) for number in visible.split(",") if number.strip().isdecimal())
-    devices = Path("/dev").glob("nvidia*")
-    return tuple(sorted(int(d.name[6:]) for d in devices if re.fullmatch(r"nvidia\d+", d.name)))
+        return tuple(name.strip() for name in visible.split(",") if name.strip())
+    devices = (re.fullmatch(r"nvidia(\d+)", device.name) for device in Path("/dev").glob("nvidia*"))
+    return tuple(sorted((found[1] for found in devices if found), key=int))
 
 
 def _say(console: Console, line: str) -> None:

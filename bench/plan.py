@@ -9,8 +9,9 @@ from typing import Any
 
 from bench import BenchError
 from bench.cell import Cell
-from bench.data import bdd100k, demo
+from bench.data import bdd100k
 from bench.data.bdd100k import Dataset
+from bench.data.demo.draw import draw
 from bench.store import Store, read_json, state, write_json, write_text
 from protocols import VERSION
 from protocols.settings import SETTINGS, Split, split
@@ -121,7 +122,7 @@ def write_orders(planned: list[Planned], place: Place) -> None:
 def draw_demo(place: Place) -> None:
     """Draw the demo data where they are asked for and not there yet."""
     if place.demo:
-        demo.draw(place.root)
+        draw(place.root)
 
 
 def _tasks(cells: list[Cell]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What every runner promises: a function, items, and one outcome for each item."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,9 @@ class Runner(Protocol):
     iterator, or an exception such as KeyboardInterrupt inside it, ends what still runs.
     """
 
-    def run(self, function: Callable[[str], object], items: Iterable[str]) -> Iterator[Outcome]: ...
+    def run(
+        self, function: Callable[[str], object], items: Iterable[str]
+    ) -> Generator[Outcome, None, None]: ...
 
 
 def last_words(traceback: str) -> str:

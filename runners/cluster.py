@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -77,7 +77,7 @@ class Local:
     seconds to save and is then killed with its children. A second Ctrl-C kills at once.
     """
 
-    def __init__(self, folder: Path, slots: int, threads: int, gpus: tuple[int, ...] = ()) -> None:
+    def __init__(self, folder: Path, slots: int, threads: int, gpus: tuple[str, ...] = ()) -> None:
         if slots < 1 or threads < 1:
             raise RunnerError(
                 f"Local runner with {slots} slots of {threads} threads. Both must be at least 1."
@@ -92,7 +92,9 @@ class Local:
         self.threads = threads
         self.gpus = gpus
 
-    def run(self, function: Callable[[str], object], items: Iterable[str]) -> Iterator[Outcome]:
+    def run(
+        self, function: Callable[[str], object], items: Iterable[str]
+    ) -> Generator[Outcome, None, None]:
         """Yield outcomes as the workers end, not in the order of the items."""
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=self.folder))
@@ -125,7 +127,7 @@ class Local:
         if self.gpus:
             each = len(self.gpus) // self.slots
             mine = self.gpus[slot * each : (slot + 1) * each]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in mine)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         return environment
 
 

@@ -1,7 +1,7 @@
 """The items one after the other, in this process."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from runners.base import Outcome, last_words
 
@@ -13,7 +13,9 @@ class Here:
     KeyboardInterrupt and SystemExit pass through.
     """
 
-    def run(self, function: Callable[[str], object], items: Iterable[str]) -> Iterator[Outcome]:
+    def run(
+        self, function: Callable[[str], object], items: Iterable[str]
+    ) -> Generator[Outcome, None, None]:
         for item in items:
             yield _call(function, item)
 

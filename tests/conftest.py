@@ -1,6 +1,7 @@
 """What all tests share: checked shapes, a repeatable property search, required oracles."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,42 @@ def pytest_runtest_makereport(item, call):
             if reason in report.longrepr[2] and os.environ.get(variable):
                 report.outcome = "failed"
                 report.longrepr = f"{report.longrepr[2]}, though {variable} is set"
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory) -> Path:
+    """A small demo data set: 8 + 4 training frames of which 2 are shared, 3 + 2 to validate."""
+    from bench.data.demo.draw import Counts, draw
+
+    folder = tmp_path_factory.mktemp("streets") / "demo"
+    draw(folder, 0, Counts(train_100k=8, train_10k=4, shared=2, val_100k=3, val_10k=2))
+    return folder
+
+
+@pytest.fixture
+def tree(streets, tmp_path) -> Path:
+    """A copy of the small data set that a test may damage."""
+    return Path(shutil.copytree(streets, tmp_path / "bdd100k"))
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory) -> Path:
+    """A folder with the canonical stand-ins of MoCo-v2 and CLIP."""
+    from zoo.catalog import find
+    from zoo.store import Zoo
+
+    shelf = Zoo(tmp_path_factory.mktemp("stand-ins"))
+    for name in ("moco_v2", "clip"):
+        shelf.canonical(find(name), stand_in=True)
+    return shelf.folder
+
+
+@pytest.fixture
+def new_store(tmp_path, stand_ins):
+    """Return a function that makes a store in which the stand-ins are there already."""
+
+    def make(name: str = "runs") -> Path:
+        shutil.copytree(stand_ins, tmp_path / name / "stand-ins", copy_function=os.link)
+        return tmp_path / name
+
+    return make

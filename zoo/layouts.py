@@ -188,10 +188,12 @@ def _find_trunk(published: Mapping[str, Tensor], layout: str, names: Dialect) ->
     online = [prefix for prefix in prefixes if not COPY & set(re.split(r"[._/]", prefix))]
     if len(online) == 1:
         return online[0], "online" if len(prefixes) > 1 else "only"
+    if online:
+        raise ZooError(f"{layout}: the ResNet-50s under {online} could all be meant. Keep one.")
     if prefixes:
         raise ZooError(
-            f"{layout}: {len(online)} networks could be meant, under {prefixes}. "
-            "The file must hold one online ResNet-50."
+            f"{layout}: only a momentum copy is in this file, under {prefixes}. "
+            "The online network is needed."
         )
     # With half of the names right it is a damaged or foreign ResNet: let the match name the fault.
     prefix = manifest(layout).prefix
@@ -242,13 +244,13 @@ def _what_instead(shapes: Mapping[str, tuple[int, ...]]) -> str:
     if stem is None:
         return f"No ResNet-50 in this file: no convolution among {counts}."
     name, shape = stem
-    if shape[2:] == (3, 3) and shape[0] != 32:
-        kind = "a 3x3 stem, as in ResNets for CIFAR"
-    elif shape[1:] == (3, 7, 7):
-        kind = f"a stem of {shape[0]} channels"
+    if shape in ((64, 3, 7, 7), (32, 3, 3, 3)):
+        kind = "which fits, but the blocks' names or shapes do not."
+    elif shape[2:] == (3, 3):
+        kind = "a 3x3 stem, as in ResNets for CIFAR, where (64, 3, 7, 7) belongs."
     else:
-        kind = "another stem"
+        kind = "where (64, 3, 7, 7) belongs."
     return (
-        f"No ResNet-50 in this file: its first convolution '{name}' is {shape}, {kind}, "
-        f"where (64, 3, 7, 7) belongs. Names begin with {counts}."
+        f"No ResNet-50 in this file: its first convolution '{name}' is {shape}, {kind} "
+        f"Names begin with {counts}."
     )

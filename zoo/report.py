@@ -3,7 +3,7 @@
 The scale per stage is the one early sign of the collapse that some checkpoints show in training.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class LoadReport:
     """What `Record` says, as far as readers of a result need it, and the measured trunk.
 
     `activation` is the standard deviation of each stage's output over `probe_images`, in eval
-    mode. `warnings` are sentences. All fields can go into JSON (`as_dict`).
+    mode. `warnings` are sentences. All fields can go into JSON.
     """
 
     name: str
@@ -40,9 +40,6 @@ class LoadReport:
     renamed: int
     activation: dict[str, float]
     warnings: list[str]
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def probe_images(normalisation: Normalisation) -> Tensor:

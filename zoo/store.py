@@ -19,6 +19,8 @@ from zoo.manifests import manifest
 STAND_IN_RECIPE = 1
 CONVERTER = 1
 
+ELSEWHERE = "Name a folder to write in with $BENCH_ZOO."
+
 
 def default_folder() -> Path:
     """`$BENCH_ZOO`, else `~/.cache/lv-adapter-bench/zoo`."""
@@ -158,6 +160,6 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ZooError(
-            f"Cannot make {folder}: {error.strerror}. Name a folder to write in with $BENCH_ZOO."
-        ) from error
+        raise ZooError(f"Cannot make {folder}: {error.strerror}. {ELSEWHERE}") from error
+    if not os.access(folder, os.W_OK):
+        raise ZooError(f"Cannot write into {folder}. {ELSEWHERE}")

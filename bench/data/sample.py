@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from bench.data import DataError
 from bench.data.bdd100k import Boxes, Frame
@@ -83,7 +84,7 @@ def decode(frame: Frame, tasks: tuple[str, ...]) -> Sample:
     boxes_xyxy, classes = _targets(frame.det) if frame.det and "det" in tasks else (None, None)
     return Sample(
         name=frame.name,
-        image=_decode(frame.image, ImageReadMode.RGB),
+        image=_decode(frame.image, "RGB").permute(2, 0, 1),
         sem=_label_map(frame.sem, "sem") if "sem" in tasks else None,
         driv=_label_map(frame.driv, "driv") if "driv" in tasks else None,
         boxes_xyxy=boxes_xyxy,
@@ -133,7 +134,7 @@ def _targets(boxes: Boxes) -> tuple[Tensor, Tensor]:
 def _label_map(file: Path | None, task: str) -> Tensor | None:
     if file is None:
         return None
-    label = _decode(file, ImageReadMode.UNCHANGED)[0]
+    label = _decode(file, "L")
     unknown = label[(label >= len(CLASSES[task])) & (label != IGNORE)]
     if len(unknown):
         raise DataError(
@@ -143,9 +144,10 @@ def _label_map(file: Path | None, task: str) -> Tensor | None:
     return label
 
 
-def _decode(file: Path, mode: ImageReadMode) -> Tensor:
+def _decode(file: Path, mode: str) -> Tensor:
+    """Return a file's pixels, uint8 [H, W] or [H, W, 3], in one of Pillow's modes."""
     try:
-        return decode_image(str(file), mode=mode)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{file} cannot be decoded ({reason}). Copy it again.") from None
+        with Image.open(file) as image:
+            return torch.from_numpy(np.array(image.convert(mode)))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{file} cannot be decoded ({error}). Copy it again.") from None

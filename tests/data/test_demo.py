@@ -10,13 +10,13 @@ from PIL import Image
 
 from bench.data import DataError
 from bench.data.classes import DET, IGNORE, SEM
-from bench.data.demo import MARKER, Counts, draw, plan_frames
-from bench.data.demo_canvas import HEIGHT, WIDTH
-from bench.data.demo_ground import ALTERNATIVE, BACKGROUND, DIRECT
-from bench.data.demo_layout import sample_scene
-from bench.data.demo_paint import SMALLEST_PX, Street, paint
-from bench.data.demo_scene import SEM_OF, Scene, Thing
-from bench.data.demo_things import painters_order
+from bench.data.demo.canvas import HEIGHT, WIDTH
+from bench.data.demo.draw import MARKER, Counts, draw, plan_frames
+from bench.data.demo.ground import ALTERNATIVE, BACKGROUND, DIRECT
+from bench.data.demo.layout import sample_scene
+from bench.data.demo.paint import SMALLEST_PX, Street, paint
+from bench.data.demo.scene import SEM_OF, Scene, Thing
+from bench.data.demo.things import painters_order
 
 FEW = Counts(train_100k=5, train_10k=3, shared=2, val_100k=2, val_10k=2)
 
@@ -146,7 +146,8 @@ def test_boxes_are_the_tight_extents_of_pixels_of_their_class(streets):
         x1, y1, x2, y2 = box.xyxy
         assert 0 <= x1 <= x2 <= WIDTH - 1
         assert 0 <= y1 <= y2 <= HEIGHT - 1
-        assert (y2 - y1 + 1, x2 - x1 + 1) >= SMALLEST_PX
+        assert y2 - y1 + 1 >= SMALLEST_PX[0]
+        assert x2 - x1 + 1 >= SMALLEST_PX[1]
         own = street.sem[y1 : y2 + 1, x1 : x2 + 1] == SEM.index(SEM_OF[box.category])
         for edge in (own[0], own[-1], own[:, 0], own[:, -1]):
             assert edge.any()
@@ -254,7 +255,7 @@ def test_a_drawing_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bench.data.demo._write_frame", fail)
+    monkeypatch.setattr("bench.data.demo.draw._write_frame", fail)
     with pytest.raises(DataError, match="No space left on device"):
         draw(tmp_path / "demo", counts=FEW)
     assert list(tmp_path.iterdir()) == []

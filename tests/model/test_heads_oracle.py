@@ -236,8 +236,8 @@ def test_maskformer_segments_as_the_original(maskformer, mask_head):
     scores = mask_head.segment(mask_head(maskformer.pyramid()), (128, 224)).detach()
     close(scores, maskformer["semantic/padded"])
     best = scores.argmax(1)
-    # 11 of the recorded pixels are ties to within 1e-4.
-    assert (best != maskformer["semantic/argmax_padded"]).sum() <= 11
+    # The closest of the recorded pixels is a tie to within 2e-8.
+    assert (best != maskformer["semantic/argmax_padded"]).sum() <= 2
     for image in range(2):
         height, width = maskformer["image_sizes_hw"][image].tolist()
         size = tuple(maskformer["orig_sizes_hw"][image].tolist())
@@ -245,7 +245,7 @@ def test_maskformer_segments_as_the_original(maskformer, mask_head):
             scores[image : image + 1, :, :height, :width], size, mode="bilinear"
         )
         expected = maskformer[f"semantic/argmax_original_size/image{image}"]
-        assert (resized[0].argmax(0) != expected).sum() <= 20
+        assert (resized[0].argmax(0) != expected).sum() <= 2
 
 
 # Sparse R-CNN

@@ -21,7 +21,7 @@ def boxes(count=60):
     """Boxes of all sizes, some of them partly or wholly outside of the image."""
     generator = torch.Generator().manual_seed(1)
     centre = torch.rand(2, count, 2, generator=generator) * 500 - 25
-    size = torch.exp(torch.rand(2, count, 2, generator=generator) * 6)
+    size = torch.exp(torch.rand(2, count, 2, generator=generator) * 7)
     return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
 
 

@@ -17,7 +17,9 @@ from protocols.stages import Protocol
 
 
 def test_protocols_need_no_torch():
-    code = "import protocols.presets, protocols.override, protocols.settings, protocols.schemes, sys"
+    code = (
+        "import protocols.presets, protocols.override, protocols.settings, protocols.schemes, sys"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", f"{code}; print('torch' in sys.modules or 'numpy' in sys.modules)"],
         capture_output=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from examples import REFERENCES, cell, results
+from example_results import REFERENCES, cell, results
 
 from reports.render import FORMATS, latex, render
 from reports.tables import ReportError, table2

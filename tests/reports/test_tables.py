@@ -5,7 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
-from examples import REFERENCES, cell, results
+from example_results import REFERENCES, cell, results
 
 from reports.tables import METRICS, ReportError, table2, to_json
 

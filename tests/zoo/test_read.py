@@ -1,6 +1,7 @@
 """Reading: what is opened, and what is refused in words."""
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from zoo.catalog import ZooError
 from zoo.read import read, sha256_of
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-WEIGHTS = {"conv1.weight": torch.arange(6.0).reshape(2, 3), "bn1.num_batches_tracked": torch.tensor(7)}
+WEIGHTS = {
+    "conv1.weight": torch.arange(6.0).reshape(2, 3),
+    "bn1.num_batches_tracked": torch.tensor(7),
+}
 
 
 def same(tensors):
@@ -51,11 +55,6 @@ def test_safetensors_are_read(tmp_path):
     published = read(tmp_path / "model.safetensors")
     assert published.container == "safetensors"
     assert same(published.tensors)
-
-
-def torch_bytes(tmp_path, content):
-    torch.save(content, tmp_path / "whole.pth")
-    return (tmp_path / "whole.pth").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -98,8 +97,6 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path):
 
 
 def test_a_torchscript_archive_is_named(tmp_path):
-    import zipfile
-
     path = tmp_path / "RN50.pt"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("archive/data.pkl", "archive/code/__torch__.py", "archive/constants.pkl"):
@@ -109,8 +106,6 @@ def test_a_torchscript_archive_is_named(tmp_path):
 
 
 def test_a_zip_of_something_else_is_named(tmp_path):
-    import zipfile
-
     path = tmp_path / "ResNet50_1x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("ResNet50_1x/model.ckpt-225206.index", b"")

@@ -3,10 +3,9 @@
 import math
 
 import pytest
-import timm
 import torch
 from open_clip.modified_resnet import ModifiedResNet
-from timm.models.byobnet import checkpoint_filter_fn
+from timm.models.byobnet import checkpoint_filter_fn, resnet50_clip
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50 as torchvision_resnet50
@@ -27,10 +26,11 @@ def randomised(net):
     generator = torch.Generator().manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.running_var):
-                tensor.data.uniform_(0.5, 1.5, generator=generator)
-            for tensor in (module.bias, module.running_mean):
-                tensor.data.uniform_(-0.3, 0.3, generator=generator)
+            values = module.state_dict()
+            for name in ("weight", "running_var"):
+                values[name].uniform_(0.5, 1.5, generator=generator)
+            for name in ("bias", "running_mean"):
+                values[name].uniform_(-0.3, 0.3, generator=generator)
     return net.eval()
 
 
@@ -42,7 +42,7 @@ def torchvision_net():
 @pytest.fixture(scope="module")
 def clip_net():
     torch.manual_seed(0)
-    return randomised(ModifiedResNet((3, 4, 6, 3), 1024, 32))
+    return randomised(ModifiedResNet([3, 4, 6, 3], 1024, 32))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_clip_variant_equals_open_clip(clip_net, our_clip_net, size_hw):
 
 @torch.no_grad()
 def test_clip_variant_equals_timm_s_own_clip_network(clip_net, our_clip_net):
-    timm_net = timm.create_model("resnet50_clip", pretrained=False).eval()
+    timm_net = resnet50_clip(pretrained=False).eval()
     published = {f"visual.{name}": tensor for name, tensor in clip_net.state_dict().items()}
     timm_net.load_state_dict(checkpoint_filter_fn(published, timm_net))
     theirs = timm_net.forward_intermediates(images(EVEN), intermediates_only=True)[-4:]
@@ -132,9 +132,7 @@ def reference(weights, x, *, same_convolutions):
 @torch.no_grad()
 def test_same_padding_follows_tensorflow_s_definition(padding, size_hw):
     net = randomised(resnet50(variant="plain", padding=padding, size="tiny"))
-    expected = reference(
-        net.state_dict(), images(size_hw), same_convolutions=padding == "same"
-    )
+    expected = reference(net.state_dict(), images(size_hw), same_convolutions=padding == "same")
     for ours, theirs in zip(net(images(size_hw)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 

@@ -6,8 +6,8 @@ drivable areas are exact.
 
 import numpy as np
 
-from bench.data.demo_canvas import HEIGHT, SEM_ID, TILE, WIDTH, Light, noise
-from bench.data.demo_scene import Camera, Road, Scene
+from bench.data.demo.canvas import HEIGHT, SEM_ID, TILE, WIDTH, Light, noise
+from bench.data.demo.scene import Camera, Road, Scene
 
 DIRECT, ALTERNATIVE, BACKGROUND = 0, 1, 2
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.data.demo_brush import Brush, Span, tint
-from bench.data.demo_canvas import ring
-from bench.data.demo_scene import Colour
+from bench.data.demo.brush import Brush, Span, tint
+from bench.data.demo.canvas import ring
+from bench.data.demo.scene import Colour
 
 GLASS: Colour = (40, 52, 66)
 REFLECTION: Colour = (82, 98, 114)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bench.data.demo_canvas import Canvas, Point
-from bench.data.demo_scene import Colour, Thing
+from bench.data.demo.canvas import Canvas, Point
+from bench.data.demo.scene import Colour, Thing
 
 Span = tuple[float, float]
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from bench.data.classes import IGNORE, SEM
-from bench.data.demo_scene import Camera, Colour, Scene
+from bench.data.demo.scene import Camera, Colour, Scene
 
 WIDTH, HEIGHT = 1280, 720
 NEAR_M = 0.8  # nothing nearer is projected
@@ -88,7 +88,12 @@ def light_of(scene: Scene, rng: np.random.Generator) -> Light:
     if scene.timeofday == "night":
         haze = (34, 34, 46) if not foggy else (58, 58, 66)
         return Light(
-            ambient=(0.45, 0.45, 0.52), haze=haze, zenith=(10, 13, 27), fog_m=fog_m, beam=0.6, sun=0.0
+            ambient=(0.45, 0.45, 0.52),
+            haze=haze,
+            zenith=(10, 13, 27),
+            fog_m=fog_m,
+            beam=0.6,
+            sun=0.0,
         )
     if scene.timeofday == "dawn/dusk":
         haze = (236, 178, 138) if not foggy else (190, 172, 164)
@@ -182,7 +187,7 @@ class Canvas:
     def fill(self, corners: Sequence[Point], colour: Colour, *, lit: bool = False) -> None:
         """A polygon in the world."""
         z = sum(corner[2] for corner in corners) / len(corners)
-        self._polygon(
+        self.on_screen(
             [self.project(corner) for corner in corners], self.light.shade(colour, z, lit=lit)
         )
 
@@ -199,7 +204,7 @@ class Canvas:
         u, v = self.project(centre)
         radius = radius_m * self.camera.focal_px / max(centre[2], NEAR_M)
         rim = [(u + squash * radius * a, v + radius * b) for a, b in ring(8 if radius < 4 else 14)]
-        self._polygon(rim, self.light.shade(colour, centre[2], lit=lit))
+        self.on_screen(rim, self.light.shade(colour, centre[2], lit=lit))
 
     def glow(self, centre: Point, radius_m: float, colour: Colour) -> None:
         """Light around a lamp, at night, if nothing hides it in the end; the labels stay."""
@@ -210,9 +215,6 @@ class Canvas:
 
     def on_screen(self, outline: Sequence[tuple[float, float]], colour: Colour) -> None:
         """A polygon in pixels, in a colour that no light changes."""
-        self._polygon(outline, colour)
-
-    def _polygon(self, outline: Sequence[tuple[float, float]], colour: Colour) -> None:
         us, vs = [point[0] for point in outline], [point[1] for point in outline]
         left, top, right, bottom = self._extent
         self._extent = (min(left, *us), min(top, *vs), max(right, *us), max(bottom, *vs))
@@ -223,7 +225,7 @@ class Canvas:
 
     def photograph(self, rng: np.random.Generator) -> Image.Image:
         """The picture through a lens: glare, soft edges, grain and a darker rim."""
-        balance = rng.uniform(0.98, 1.14, 3)
+        balance = rng.uniform(1.0, 1.1) * rng.uniform(0.97, 1.03, 3)
         table = [_byte(level * channel) for channel in balance for level in range(256)]
         soft = self._picture.filter(ImageFilter.BoxBlur(0.75)).point(table)
         picture, label = np.asarray(soft).astype(np.float32), self.label()

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.data.demo_brush import Brush, tint
-from bench.data.demo_canvas import NEAR_M, SEM_ID, Canvas, Mark, ring
-from bench.data.demo_scene import SEM_OF, Colour, Thing
-from bench.data.demo_vehicles import RUBBER, TAIL_LAMP, bus, car, truck
+from bench.data.demo.brush import Brush, tint
+from bench.data.demo.canvas import NEAR_M, SEM_ID, Canvas, Mark, ring
+from bench.data.demo.scene import SEM_OF, Colour, Thing
+from bench.data.demo.vehicles import RUBBER, TAIL_LAMP, bus, car, truck
 
 FLOOR_M = 3.2
 LAMP: Colour = (255, 226, 160)

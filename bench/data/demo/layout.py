@@ -1,13 +1,13 @@
 """What stands where in a street of the demo data: cities, suburbs and highways, drawn at random.
 
-Lengths are metres in the road's frame (see `demo_scene`); all chance comes from the generator.
+Lengths are metres in the road's frame (see `scene`); all chance comes from the generator.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from bench.data.demo_scene import Camera, Colour, Road, Scene, Thing
+from bench.data.demo.scene import Camera, Colour, Road, Scene, Thing
 
 FARTHEST_M = 52.0  # of what moves; a car there is about 25 pixels high
 STREET_END_M = 150.0  # nothing is built farther away

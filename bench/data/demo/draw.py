@@ -3,11 +3,6 @@
 `draw` writes it. The annotation sets overlap as BDD's do: boxes and drivable areas on the 100k
 images, semantic masks on the 10k images, a few training images in both. One training frame is not
 annotated with boxes (it is absent from the JSON), one is annotated and empty.
-
-How a street comes about, in reading order: `demo_scene` (the nouns), `demo_layout` (what stands
-where), `demo_paint` (the picture and its labels), made of `demo_canvas` (the picture and its label
-map under one brush), `demo_ground` (sky and road), `demo_things`, `demo_vehicles` and `demo_brush`
-(how things look).
 """
 
 import json
@@ -21,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from bench.data import DataError
-from bench.data.demo_layout import sample_scene
-from bench.data.demo_paint import Street, paint
-from bench.data.demo_scene import Scene
+from bench.data.demo.layout import sample_scene
+from bench.data.demo.paint import Street, paint
+from bench.data.demo.scene import Scene
 
 VERSION = 1  # of the drawings; a folder of another version is not this demo
 MARKER = "demo.json"

@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 
 from bench.data.classes import IGNORE
-from bench.data.demo_canvas import HEIGHT, SEM_ID, WIDTH, Canvas, Light, Mark, light_of
-from bench.data.demo_ground import BACKGROUND, horizon_row, paint_ground, paint_sky
-from bench.data.demo_scene import Scene
-from bench.data.demo_things import paint_things
+from bench.data.demo.canvas import HEIGHT, SEM_ID, WIDTH, Canvas, Mark, light_of
+from bench.data.demo.ground import BACKGROUND, horizon_row, paint_ground, paint_sky
+from bench.data.demo.scene import Scene
+from bench.data.demo.things import paint_things
 
 SMALLEST_PX = (8, 6)  # a box is at least this high and wide
 OCCLUDED_BELOW = 0.85  # visible share of a thing under which its box says occluded
@@ -110,6 +110,5 @@ def _paint_bonnet(canvas: Canvas, rise_px: int) -> None:
             (WIDTH / 2 * (1 + 1.05 * a), HEIGHT - share * rise_px * (1 - 0.75 * a * a))
             for a in across
         ]
-        light: Light = canvas.light
-        r, g, b = (int(grey * max(ambient, 0.4)) for ambient in light.ambient)
+        r, g, b = (int(grey * max(ambient, 0.4)) for ambient in canvas.light.ambient)
         canvas.on_screen([*arc, (WIDTH * 1.1, HEIGHT + 9), (-WIDTH * 0.1, HEIGHT + 9)], (r, g, b))

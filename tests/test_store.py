@@ -1,0 +1,85 @@
+"""The store: whole files, one writer a cell, states from files alone."""
+
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from bench import BenchError
+from bench.store import (
+    DEAD_S,
+    Store,
+    append_line,
+    locked,
+    owner,
+    read_lines,
+    state,
+    write_json,
+    write_text,
+)
+
+
+def test_the_state_of_a_cell_follows_from_its_files(tmp_path):
+    assert state(tmp_path) == "pending"
+    write_text(tmp_path / "error.txt", "ValueError: no")
+    assert state(tmp_path) == "failed"
+    with locked(tmp_path):
+        assert state(tmp_path) == "running"
+    write_json(tmp_path / "result.json", {})
+    assert state(tmp_path) == "done"
+
+
+def test_a_second_writer_is_kept_out_and_told_who_is_in(tmp_path):
+    refused = pytest.raises(BenchError, match=f"process {os.getpid()} on")
+    with locked(tmp_path), refused, locked(tmp_path):
+        pass
+    assert owner(tmp_path) is None
+
+
+def _hold_and_die(folder):
+    with locked(folder):
+        os._exit(1)
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert (tmp_path / "lock").exists()
+    assert state(tmp_path) == "pending"
+    with locked(tmp_path):
+        assert owner(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_lock_of_another_host_counts_while_its_heart_beats(tmp_path):
+    (tmp_path / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    assert state(tmp_path) == "running"
+    past = time.time() - DEAD_S - 1
+    os.utime(tmp_path / "lock", (past, past))
+    assert state(tmp_path) == "pending"
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"new": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_line_cut_short_by_a_kill_costs_that_line_alone(tmp_path):
+    file = tmp_path / "progress.jsonl"
+    append_line(file, {"step": 1})
+    with file.open("a") as stream:
+        stream.write('{"step": ')
+    append_line(file, {"step": 3})
+    assert read_lines(file) == [{"step": 1}, {"step": 3}]
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(BenchError, match="cannot be written to"):
+        Store(tmp_path / "runs").prepare()
