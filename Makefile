@@ -18,7 +18,7 @@ lint: .venv/ready
 
 # Writes the table of the last demo into README.md.
 readme: .venv/ready
-	$(BIN)/python benchmarks/readme.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/readme.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ...")'

@@ -65,9 +65,10 @@ def run(runner: str, jobs: int | None, track: str | None, **chosen: Any) -> int:
 
     request, place = asked(chosen)
     listed, console = cells(request), _console()
-    place.store.prepare()
+    place.store.check()
     draw_demo(place)
     planned = plan(listed, place)
+    place.store.prepare()
     todo = sum(one.to_run for one in planned)
     uri = None if track == "off" else track or default_uri(place.store.root)
     chosen_runner, how = choose_runner(runner, place.store.root, jobs, todo)

@@ -11,7 +11,6 @@ from rich.console import Console
 from bench import track
 from bench.display import Display
 from bench.plan import Place, Planned, write_orders
-from bench.run import run_cell
 from runners.base import Runner
 from runners.cluster import Local
 from runners.here import Here
@@ -34,6 +33,8 @@ def launch(
     mirror.add([one.folder for one in planned if one.state == "done"])
     failed = 0
     if todo:
+        from bench.run import run_cell  # imports torch
+
         outcomes = closing(runner.run(run_cell, todo))  # leaving early ends the workers
         with Display(list(todo.values()), console) as display, outcomes as ended:
             for outcome in ended:

@@ -82,7 +82,7 @@ def plan(cells: list[Cell], place: Place) -> list[Planned]:
             f"The demo data are not drawn yet. bench data demo {place.root} draws them; "
             "bench run does it by itself."
         )
-    data = bdd100k.read(place.root, _tasks(cells))
+    data = bdd100k.read(place.root)
     weights = _weights(cells, place)
     homes = (home for home in place.store.cells() if (home / "result.json").exists())
     finished = {order["address"]: order for order in (read_json(h / "cell.json") for h in homes)}
@@ -123,10 +123,6 @@ def draw_demo(place: Place) -> None:
     """Draw the demo data where they are asked for and not there yet."""
     if place.demo:
         draw(place.root)
-
-
-def _tasks(cells: list[Cell]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(task for cell in cells for task in cell.tasks))
 
 
 def _split(cell: Cell, data: Dataset) -> Split:
@@ -180,8 +176,10 @@ def _order(
         "split": {
             "file": f"{frames.sha256()[:8]}.json",
             "sha256": frames.sha256(),
-            "counts": frames.counts(),
-            "frames": len(frames.frames),
+            "counts": {
+                task: count for task, count in frames.counts().items() if task in cell.tasks
+            },
+            "frames": sum(bool(set(tasks) & set(cell.tasks)) for tasks in frames.frames.values()),
         },
     }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cell import Cell
 from bench.store import Store, read_json, state
+from reports.tables import METRICS
 from zoo.catalog import find
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "stand_in": False,
         "key": None,
         "folder": None if home is None else str(home),
+        **dict.fromkeys(METRICS, float("nan")),
     }
     if home is None:
         return row
@@ -80,5 +82,6 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
     if now == "failed":
         row["error"] = (home / "error.txt").read_text().partition("\n")[0]
     if now == "done":
-        row |= read_json(home / "result.json")["metrics"]
+        scores = read_json(home / "result.json")["metrics"]
+        row |= {name: value for name, value in scores.items() if value is not None}
     return row

@@ -43,8 +43,8 @@ def run_cell(folder: str) -> None:
         started = provenance()
         append_line(home / "attempts.jsonl", started)
 
-        data = bdd100k.read(Path(order["data"]["root"]), tasks)
-        split = read_json(home.parent.parent / "splits" / order["split"]["file"])
+        data = bdd100k.read(Path(order["data"]["root"]))
+        carried = labels_of(tasks, home.parent.parent / "splits" / order["split"]["file"])
         shelf, stand_in = Zoo(Path(order["weights"]["folder"])), order["weights"]["stand_in"]
         weights = shelf.canonical(find(cell.zoo), stand_in=stand_in)
         model, report = build(protocol, tasks, weights, cell.seed)
@@ -52,9 +52,7 @@ def run_cell(folder: str) -> None:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)
-        stages = train(
-            model, losses(protocol, tasks), protocol, data, split["frames"], cell.seed, home
-        )
+        stages = train(model, losses(protocol, tasks), protocol, data, carried, cell.seed, home)
         found = evaluate(model, data.val.values(), protocol.input, protocol.optim.batch)
 
         found.save(home / "preds")
@@ -62,6 +60,13 @@ def run_cell(folder: str) -> None:
         write_json(home / "result.json", result(order, found, stages, started))
         state.remove(home)
         (home / "error.txt").unlink(missing_ok=True)
+
+
+def labels_of(tasks: tuple[str, ...], manifest: Path) -> dict[str, tuple[str, ...]]:
+    """Return the training frames that carry a label of the tasks, and which labels they carry."""
+    frames = read_json(manifest)["frames"].items()
+    carried = {name: tuple(task for task in given if task in tasks) for name, given in frames}
+    return {name: given for name, given in carried.items() if given}
 
 
 def result(order: dict, found: Evaluation, stages: list[dict], started: dict) -> dict:

@@ -38,17 +38,19 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
-    def prepare(self) -> None:
-        """Create the folder; raise `BenchError` where it cannot be written to."""
-        try:
-            (self.root / "cells").mkdir(parents=True, exist_ok=True)
-            (self.root / "splits").mkdir(exist_ok=True)
-            write_text(self.root / "cells" / ".writable", "")
-        except OSError as error:
+    def check(self) -> None:
+        """Raise `BenchError` where the folder cannot be made or written to; nothing is made."""
+        nearest = next(p for p in (self.root, *self.root.parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise BenchError(
-                f"The store {self.root} cannot be written to ({error.strerror}). "
-                "Give --store a folder of yours."
-            ) from None
+                f"The store {self.root} cannot be written to ({nearest} is not a folder of yours). "
+                "Give --store another one."
+            )
+
+    def prepare(self) -> None:
+        """Make the folders of the store."""
+        (self.root / "cells").mkdir(parents=True, exist_ok=True)
+        (self.root / "splits").mkdir(exist_ok=True)
 
     def folder(self, name: str) -> Path:
         """Return the folder of the cell with this name (address and key)."""

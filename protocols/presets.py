@@ -57,8 +57,8 @@ _DEMO = replace(
     _PAPER,
     preset="demo",
     stages=(
-        replace(_ADAPT, epochs=2, lr=1e-3, warmup_steps=10),
-        replace(_FINETUNE, epochs=6, lr=5e-4, warmup_steps=10),
+        replace(_ADAPT, epochs=1, lr=1e-3, warmup_steps=10),
+        replace(_FINETUNE, epochs=5, lr=5e-4, warmup_steps=10),
     ),
     input=Input(train_short=(90,), test_short=90, max_long=160),
     model=Model(
@@ -75,10 +75,7 @@ _DEMO = replace(
 _TINY = replace(
     _DEMO,
     preset="tiny",
-    stages=(
-        replace(_DEMO.stages[0], epochs=1),
-        replace(_DEMO.stages[1], epochs=2),
-    ),
+    stages=(_DEMO.stages[0], replace(_DEMO.stages[1], epochs=2)),
     model=Model(
         trunk="tiny",
         channels=64,

@@ -82,4 +82,4 @@ def test_a_line_cut_short_by_a_kill_costs_that_line_alone(tmp_path):
 def test_a_store_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(BenchError, match="cannot be written to"):
-        Store(tmp_path / "runs").prepare()
+        Store(tmp_path / "runs").check()

@@ -76,8 +76,8 @@ class Dataset:
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
-def read(root: Path, tasks: tuple[str, ...] = TASKS) -> Dataset:
-    """Read a BDD100K folder for the given tasks.
+def read(root: Path) -> Dataset:
+    """Read a BDD100K folder.
 
     Every labelled image and mask is opened to check that it is whole and that their sizes agree.
     Left out and listed in `excluded`: labels whose image is missing (at most 1 in 20) and frames
@@ -90,19 +90,17 @@ def read(root: Path, tasks: tuple[str, ...] = TASKS) -> Dataset:
             "Give --data the folder that holds both, or 'demo'."
         )
     excluded: dict[str, list[str]] = {}
-    frames = {split: _read_split(root, split, tasks, excluded) for split in SPLITS}
-    for split, task in ((split, task) for split in SPLITS for task in tasks):
+    frames = {split: _read_split(root, split, excluded) for split in SPLITS}
+    for split, task in ((split, task) for split in SPLITS for task in TASKS):
         if not any(task in frame.tasks() for frame in frames[split].values()):
             raise DataError(f"{root} has no {split} frame with a {task} label. Is it complete?")
     return Dataset(root, frames["train"], frames["val"], excluded)
 
 
-def _read_split(
-    root: Path, split: str, tasks: tuple[str, ...], excluded: dict[str, list[str]]
-) -> dict[str, Frame]:
+def _read_split(root: Path, split: str, excluded: dict[str, list[str]]) -> dict[str, Frame]:
     images = {kind: _files(root / "images" / kind / split, ".jpg") for kind in ("10k", "100k")}
     labels: dict[str, dict[str, Boxes] | dict[str, Path]] = {}
-    for task in tasks:
+    for task in TASKS:
         labels[task] = _read_boxes(root, split) if task == "det" else _masks(root, split, task)
         missing = sorted(set(labels[task]) - set(images["10k"]) - set(images["100k"]))
         if len(missing) * 20 > len(labels[task]):
@@ -116,7 +114,7 @@ def _read_split(
     for name in sorted(set().union(*labels.values())):
         image = images["100k"].get(name) or images["10k"].get(name)
         if image is not None:
-            found = {task: labels[task][name] for task in tasks if name in labels[task]}
+            found = {task: labels[task][name] for task in TASKS if name in labels[task]}
             frame = _checked(name, image, found, excluded)
             if frame is not None:
                 frames[name] = frame

@@ -164,12 +164,6 @@ def test_damage_is_refused_in_one_line_that_names_it(tree, damage, says):
     assert "\n" not in str(refusal.value)
 
 
-def test_only_the_tasks_asked_for_are_needed(tree):
-    (tree / "labels" / "drivable").rename(tree / "away")
-    found = read(tree, ("det", "sem"))
-    assert not found.labelled("train")["driv"]
-
-
 def test_real_frames_are_read_with_the_counts_of_their_readme():
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not here")

@@ -1,0 +1,241 @@
+"""The command as a person uses it, from the refusals to a whole grid on one machine."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.cli import main
+
+GRID = ("--zoo", "moco_v2,clip", "--protocol", "pf,paf", "--preset", "tiny")
+
+
+@pytest.fixture
+def say(monkeypatch, capsys, tmp_path):
+    """Return a function that runs `bench …` and returns (exit code, standard output, error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_ZOO", str(tmp_path / "no-weights"))
+    for name in ("BENCH_DATA", "BENCH_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def damage_nothing(tree):
+    pass
+
+
+def damage_empty(tree):
+    shutil.rmtree(tree)
+    tree.mkdir()
+
+
+def damage_label_folder(tree):
+    shutil.rmtree(tree / "labels" / "sem_seg")
+
+
+def damage_mask_size(tree):
+    mask = next((tree / "labels/drivable/masks/train").glob("*.png"))
+    Image.new("L", (640, 360)).save(mask)
+
+
+def damage_jpeg(tree):
+    image = next((tree / "images/100k/train").glob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:-3000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "says"),
+    [
+        (damage_empty, (), "is not a BDD100K folder"),
+        (damage_label_folder, (), "sem_seg/masks/train is missing"),
+        (damage_mask_size, (), "is 640x360, its image 1280x720"),
+        (damage_jpeg, (), "is truncated"),
+        (
+            damage_nothing,
+            ("--zoo", "moco_v3"),
+            "Unknown checkpoint 'moco_v3'. Did you mean 'moco_v",
+        ),
+        (damage_nothing, ("--protocol", "pfa"), "Unknown protocol 'pfa'. Did you mean 'pf'?"),
+        (damage_nothing, ("--setting", "disjoint"), "Unknown setting 'disjoint'"),
+        (damage_nothing, ("--set", "optim.bach=2"), "Did you mean 'batch'?"),
+        (damage_nothing, ("--seeds", "one"), "'one' is not a whole number"),
+        (damage_nothing, ("--preset", "papper"), "Unknown preset 'papper'"),
+        (damage_nothing, ("--store", "/dev/null/runs"), "cannot be written to"),
+        (damage_nothing, ("--runner", "slurmm"), "slurmm"),
+        (damage_nothing, ("--no-such-option",), "No such option"),
+        (damage_nothing, ("--preset", "paper"), "disjoint-normal needs 10,000 images with boxes"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_leaves_nothing(say, tree, damage, words, says):
+    damage(tree)
+    code, out, err = say("run", *GRID, "--data", tree, "--stand-ins", *words)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not Path("runs").exists()
+
+
+def test_missing_weights_are_refused_before_anything_starts_with_where_to_get_them(say, streets):
+    code, _, err = say("run", *GRID, "--data", streets)
+    assert code == 2
+    assert "moco_v2_200ep_pretrain.pth.tar from https://dl.fbaipublicfiles.com/moco" in err
+    assert "RN50.pt from https://openaipublic" in err
+    assert "no-weights" in err
+    assert not Path("runs").exists()
+
+
+def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store):
+    store = new_store()
+    where = ("--data", streets, "--stand-ins", "--store", store)
+
+    code, out, err = say("plan", *GRID, *where, "--json")
+    planned = json.loads(out)["cells"]
+    assert code == 0
+    assert [cell["state"] for cell in planned] == ["pending"] * 4
+    assert {cell["reason"] for cell in planned} == {"missing"}
+    assert not (store / "cells").exists()
+
+    code, out, err = say("run", *GRID, *where)
+    assert code == 0, out + err
+    assert "4 done" in out
+    assert "Best constant prediction" in out
+    assert "‡" in out
+    assert {home.name for home in (store / "cells").iterdir()} == {c["cell"] for c in planned}
+    for cell in planned:
+        left = set(os.listdir(store / "cells" / cell["cell"]))
+        assert left == {
+            "attempts.jsonl",
+            "cell.json",
+            "load_report.json",
+            "model.safetensors",
+            "preds",
+            "progress.jsonl",
+            "result.json",
+        }
+
+    code, out, err = say("run", *GRID, *where)
+    assert code == 0
+    assert out.count("skipped, done 20") == 4
+    assert "4 cells, 0 to run" in out
+
+    code, out, err = say("status", "--zoo", "clip", "--store", store, "--json")
+    cells = json.loads(out)["cells"]
+    assert [(c["state"], c["progress"], c["attempts"], c["error"]) for c in cells] == [
+        ("done", 1.0, 1, None)
+    ] * 2
+
+    code, out, err = say("report", "--zoo", "clip", *where, "--preset", "tiny", "--format", "json")
+    rows = json.loads(out)["rows"]
+    measured = {c["metric"]: c for row in rows if row["model"] == "CLIP" for c in row["cells"]}
+    result = json.loads(next((store / "cells").glob("clip_rn50-paf-*/result.json")).read_text())
+    assert measured["driv/mIoU"]["mean"] == pytest.approx(result["metrics"]["driv/mIoU"])
+    assert measured["driv/mIoU"]["mark"] == "†‡"
+
+    code, out, err = say(
+        "report", *where, "--preset", "tiny", "--format", "markdown,latex", "--out", "tables"
+    )
+    assert code == 0
+    assert files("tables") == ["table2.md", "table2.tex"]
+    assert say("report", *where, "--preset", "tiny", "--strict")[0] == 1  # seven are missing
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    experiment = client.get_experiment_by_name("lv-adapter-bench")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["bench.cell_id"] for run in runs) == sorted(
+        cell["key"] for cell in planned
+    )
+
+
+def test_a_failed_cell_stops_no_other_and_is_tried_again(say, streets, new_store):
+    store = new_store()
+    weights = next((store / "stand-ins" / "canonical").glob("clip*"))
+    whole = weights.read_bytes()
+    weights.unlink()  # a hard link: the others keep theirs
+    weights.write_bytes(whole[:1000])
+    words = ("run", *GRID, "--data", streets, "--stand-ins", "--store", store, "--track", "off")
+    words = (*words, "--protocol", "paf", "--runner", "here", "--seeds", "0")
+    code, out, _ = say(*words)
+    assert code == 1
+    assert "failed: ZooError" in out
+    assert "✗" in out
+    cells = json.loads(say("status", "--store", store, "--json")[1])["cells"]
+    assert {c["cell"].partition("-")[0]: c["state"] for c in cells}["clip_rn50"] == "failed"
+    assert sum(c["state"] == "done" for c in cells) == 2
+
+    weights.write_bytes(whole)
+    code, out, _err = say(*words)
+    assert code == 0, out
+    assert "✗" not in out
+
+
+def test_the_sbatch_script_is_for_what_is_still_to_run(say, streets, new_store):
+    where = ("--data", streets, "--stand-ins", "--store", new_store())
+    code, out, err = say("plan", *GRID, *where, "--show-sbatch", "--slurm", "partition=gpu,time=60")
+    assert code == 0
+    assert "#SBATCH --array=0-3" in out
+    assert "#SBATCH --partition=gpu" in out
+    code, out, err = say("plan", *GRID, *where, "--show-sbatch", "--slurm", "partitoin=gpu")
+    assert code == 2
+    assert "Did you mean 'partition'" in err
+
+
+def test_changed_weights_make_a_result_stale_and_the_plan_says_so(say, streets, new_store):
+    store = new_store()
+    where = ("--data", streets, "--stand-ins", "--store", store)
+    words = ("--zoo", "moco_v2", "--protocol", "pf", "--preset", "tiny", *where)
+    assert say("run", *words, "--runner", "here", "--track", "off")[0] == 0
+    home = next((store / "cells").glob("*/cell.json"))
+    order = json.loads(home.read_text())
+    order["weights"]["sha256"], order["key"] = "0" * 64, "1" * 64
+    home.write_text(json.dumps(order))
+    home.parent.rename(home.parent.with_name(home.parent.name[:-8] + "1" * 8))
+    cells = json.loads(say("plan", *words, "--json")[1])["cells"]
+    assert cells[0]["reason"] == "stale: weights changed since 11111111"
+
+
+def test_the_catalogue_is_listed_and_shown(say):
+    code, out, _ = say("zoo", "ls", "--json")
+    assert [row["short"] for row in json.loads(out)] == [
+        *("supervised", "moco_v1", "moco_v2", "simclr", "swav", "byol", "detco", "densecl", "clip")
+    ]
+    assert say("zoo", "ls")[1].count("\n") == 10
+    code, out, _err = say("zoo", "show", "byol")
+    assert code == 0
+    for fact in ("byol_deepmind", "CC-BY-NC-4.0", "same", "pretrain_res50x1.pkl", "names no files"):
+        assert fact in out
+
+
+def test_data_check_counts_and_names_what_is_left_out(say, tree):
+    image = next((tree / "images" / "10k" / "val").glob("*.jpg"))
+    Image.new("RGB", (720, 1280)).save(image)
+    code, out, _err = say("data", "check", tree)
+    assert code == 0
+    assert "train: 10 labelled frames: 4 sem, 8 driv, 7 det" in out
+    assert f"left out: 1 x image on its side: {image.stem}" in out
+
+
+def test_without_data_the_demo_is_used_and_said(say, monkeypatch):
+    code, _out, err = say("plan", "--zoo", "clip")
+    assert code == 2
+    assert "using the demo data" in err
+    assert "not drawn yet" in err
