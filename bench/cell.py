@@ -38,7 +38,7 @@ class Cell:
         parts += ["+".join(self.tasks)] if self.tasks != TASKS else []
         parts += [f"s{self.seed}"]
         parts += [self.protocol.preset] if self.protocol.preset != "paper" else []
-        parts += [_hash(changes)[:6]] if (changes := self._changes()) else []
+        parts += [hashed(changes)[:6]] if (changes := self._changes()) else []
         return "-".join(parts)
 
     @property
@@ -65,7 +65,7 @@ class Cell:
         `weights` is the hash of the canonical tensors and their declared semantics, `split` that of
         the split manifest, `needs` the keys of the cells whose results this one uses.
         """
-        return _hash(
+        return hashed(
             {
                 "address": self.address,
                 "version": VERSION,
@@ -90,6 +90,7 @@ class Cell:
         return {k: v for k, v in mine.items() if v != its[k] and k not in own}
 
 
-def _hash(value: Any) -> str:
+def hashed(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

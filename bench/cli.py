@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.grids import Request
-    from bench.plan import Planned
+    from bench.plan import PlannedCell
     from bench.store import Store
 
 FORMATS = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
@@ -296,7 +296,7 @@ def _complete(request: Request, store: Store) -> bool:
     return bool((frame["state"] == "done").all()) and not stale
 
 
-def _closing(planned: list[Planned], console: Console) -> None:
+def _closing(planned: list[PlannedCell], console: Console) -> None:
     """Say how many cells are how, and what continues."""
     from collections import Counter
 

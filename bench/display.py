@@ -1,6 +1,7 @@
 """What a person sees while cells run, read from their folders: bars on a terminal, else lines."""
 
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from bench.plan import Planned
+from bench.plan import Node
 from bench.status import Reached, reached
 from bench.store import state
 
@@ -19,8 +20,8 @@ POLL_S = 0.5
 class Display:
     """Follows cells from a thread, whatever runs them and wherever."""
 
-    def __init__(self, planned: list[Planned], console: Console) -> None:
-        self.planned, self.console, self.ended = planned, console, 0
+    def __init__(self, nodes: Sequence[Node], console: Console) -> None:
+        self.nodes, self.console, self.ended = nodes, console, 0
         self._epochs: dict[Path, tuple[str, int]] = {}
         self._bars: dict[Path, TaskID] = {}
         self._over = threading.Event()
@@ -33,7 +34,7 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._total = self._progress.add_task("cells", total=len(planned), now="")
+        self._total = self._progress.add_task("cells", total=len(nodes), now="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -50,35 +51,34 @@ class Display:
         self._thread.join()
         self._progress.stop()
 
-    def finished(self, one: Planned, error: str | None) -> None:
+    def finished(self, one: Node, error: str | None) -> None:
         """Say how a cell ended."""
         self.ended += 1
         how = "done" if error is None else f"failed: {error}"
-        self._say(f"[{self.ended}/{len(self.planned)}] {one.folder.name}: {how}")
+        self._say(f"[{self.ended}/{len(self.nodes)}] {one.title}: {how}")
         self._progress.update(self._total, completed=self.ended)
         if one.folder in self._bars:
             self._progress.remove_task(self._bars.pop(one.folder))
 
     def _follow(self) -> None:
         while not self._over.wait(POLL_S):
-            for one in self.planned:
+            for one in self.nodes:
                 here = reached(one.folder) if state(one.folder) == "running" else None
                 if here is not None:
                     self._show(one, here)
 
-    def _show(self, one: Planned, here: Reached) -> None:
+    def _show(self, one: Node, here: Reached) -> None:
         losses = " ".join(f"{task} {value:.2f}" for task, value in here.last["losses"].items())
         speed, left = here.last["images_per_s"], timedelta(seconds=here.eta_s)
         epoch = (here.last["stage"], here.last["epoch"])
         now = f"{epoch[0]}, epoch {epoch[1]}: loss {losses}, {speed:.1f} images/s, {left} left"
-        name = f"{one.cell.zoo} {one.cell.protocol_label} s{one.cell.seed}"
         if not self.console.is_terminal:
             if self._epochs.get(one.folder) != epoch:
                 self._epochs[one.folder] = epoch
-                self._say(f"{name}: {here.taken}/{here.total} {now}")
+                self._say(f"{one.title}: {here.taken}/{here.total} {now}")
             return
         if one.folder not in self._bars:
-            self._bars[one.folder] = self._progress.add_task(name, total=here.total, now="")
+            self._bars[one.folder] = self._progress.add_task(one.title, total=here.total, now="")
         self._progress.update(self._bars[one.folder], completed=here.taken, now=now)
 
     def _say(self, line: str) -> None:

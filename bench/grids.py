@@ -9,10 +9,10 @@ from bench.cell import Cell
 from bench.data.classes import TASKS
 from protocols import known
 from protocols.override import override
-from protocols.presets import HEADS, PROTOCOLS, SCHEMES, protocol
+from protocols.presets import HEADS, PROTOCOLS, SCHEMES, protocol, teacher
 from protocols.settings import SETTINGS
 from protocols.stages import Protocol
-from zoo.catalog import select
+from zoo.catalog import find, select
 
 TABLES = ("2",)
 
@@ -24,7 +24,7 @@ class Request:
     zoo: tuple[str, ...] = ("all",)
     protocols: tuple[str, ...] = PROTOCOLS
     settings: tuple[str, ...] = ("disjoint-normal",)
-    schemes: tuple[str, ...] = ("zeroing",)
+    schemes: tuple[str, ...] = ("self-training",)
     heads: str = "transformer"
     tasks: tuple[str, ...] = TASKS
     seeds: tuple[int, ...] = (0,)
@@ -44,16 +44,41 @@ def cells(request: Request) -> list[Cell]:
     protocols = [protocol(name, request.preset) for name in request.protocols]
     values = _overridden(protocols, request.overrides)
     choices = product(select(request.zoo), values, request.settings, request.schemes, request.seeds)
+    tasks = tuple(task for task in TASKS if task in request.tasks)
     return [
         Cell(
             zoo=checkpoint.name,
-            protocol=replace(value, scheme=scheme, heads=request.heads),
+            # With one task no label is missing, so there is nothing that a scheme could do.
+            protocol=replace(
+                value, scheme=scheme if len(tasks) > 1 else "zeroing", heads=request.heads
+            ),
             setting=setting,
-            tasks=tuple(task for task in TASKS if task in request.tasks),
+            tasks=tasks,
             seed=seed,
         )
         for checkpoint, value, setting, scheme, seed in choices
     ]
+
+
+def teachers(cell: Cell) -> tuple[Cell, ...]:
+    """Return the cells whose predictions fill in a cell's missing labels: one for each task.
+
+    They depend on neither the student's checkpoint, protocol nor seed, so all students of a
+    comparison share them.
+    """
+    if cell.protocol.scheme != "self-training":
+        return ()
+    made_by = cell.protocol.pseudo
+    return tuple(
+        Cell(
+            zoo=find(made_by.teacher).name,
+            protocol=teacher(cell.protocol),
+            setting=cell.setting,
+            tasks=(task,),
+            seed=made_by.teacher_seed,
+        )
+        for task in cell.tasks
+    )
 
 
 def table(number: str, request: Request) -> Request:

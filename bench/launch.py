@@ -1,8 +1,8 @@
-"""A plan carried out: cells through a runner, finished ones mirrored to MLflow."""
+"""A plan carried out: teachers, their labels, students; finished cells mirrored to MLflow."""
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,41 +10,56 @@ from rich.console import Console
 
 from bench import track
 from bench.display import Display
-from bench.plan import Place, Planned, write_orders
+from bench.plan import Node, Place, PlannedCell, write_orders
+from bench.store import state
 from runners.base import Runner
 from runners.cluster import Local
 from runners.here import Here
 
 
 def launch(
-    planned: list[Planned], place: Place, *, runner: Runner, uri: str | None, console: Console
+    planned: list[PlannedCell], place: Place, *, runner: Runner, uri: str | None, console: Console
 ) -> int:
     """Run what is not done; return the exit code: 0 all done, 1 a cell failed, 3 unfinished.
 
-    Done cells are skipped with a line, and a cell that fails never stops the others. `uri` is where
-    MLflow keeps its runs, None for nowhere.
+    Done cells are skipped with a line. A cell that fails stops no other, but for the students of a
+    teacher that failed. `uri` is where MLflow keeps its runs, None for nowhere.
     """
     write_orders([one for one in planned if one.state != "running"], place)
     for one in planned:
         if not one.to_run:
             _say(console, f"{one.folder.name}: skipped, {one.reason}")
-    todo = {str(one.folder): one for one in planned if one.to_run}
     mirror = Mirror(uri, place.store.root, console)
     mirror.add([one.folder for one in planned if one.state == "done"])
-    failed = 0
+    todo = [one for one in planned if one.to_run]
     if todo:
-        from bench.run import run_cell  # imports torch
+        _run(todo, runner, mirror, console)
+    states = {state(one.folder) for one in planned}
+    return 0 if states == {"done"} else 1 if "failed" in states else 3
 
-        outcomes = closing(runner.run(run_cell, todo))  # leaving early ends the workers
-        with Display(list(todo.values()), console) as display, outcomes as ended:
-            for outcome in ended:
-                display.finished(todo[outcome.item], outcome.error)
-                failed += outcome.error is not None
-                if outcome.error is None:
+
+def _run(todo: list[PlannedCell], runner: Runner, mirror: "Mirror", console: Console) -> None:
+    """Run cells that need no labels, then make the labels, then run the cells that need them."""
+    from bench.pseudo import make_labels  # these import torch
+    from bench.run import run_cell
+
+    labels = {one.labels.folder: one.labels for one in todo if one.labels and one.labels.to_run}
+    with Display([*todo, *labels.values()], console) as display:
+
+        def carry_out(function: Callable[[str], None], nodes: Sequence[Node]) -> None:
+            by_folder = {str(node.folder): node for node in nodes}
+            # Closing the outcomes, as Ctrl-C does, ends the workers.
+            with closing(runner.run(function, by_folder)) as outcomes:
+                for outcome in outcomes:
+                    display.finished(by_folder[outcome.item], outcome.error)
                     mirror.add([Path(outcome.item)])
-    if failed:
-        return 1
-    return 3 if any(one.state == "running" for one in planned) else 0
+
+        carry_out(run_cell, [one for one in todo if one.labels is None])
+        carry_out(make_labels, [one for one in labels.values() if one.can_be_made()])
+        carry_out(run_cell, [one for one in todo if one.labels and one.labels.made()])
+    for one in todo:
+        if one.labels and not one.labels.made():
+            _say(console, f"{one.folder.name}: not run, its teachers or their labels are missing")
 
 
 class Mirror:

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError
-from bench.cell import Cell
+from bench.cell import Cell, hashed
 from bench.data import bdd100k
-from bench.data.bdd100k import Dataset
+from bench.data.classes import TASKS
 from bench.data.demo.draw import draw
+from bench.grids import teachers
 from bench.store import Store, read_json, state, write_json, write_text
 from protocols import VERSION
 from protocols.settings import SETTINGS, Split, split
 from zoo.catalog import find
 from zoo.store import Zoo, default_folder
+
+LABELS_DONE = "statistics.json"  # the file that is written last among pseudo labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +42,59 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A cell with its identity; `order` is what `cell.json` will hold, `split` its frames."""
+class Node:
+    """A folder of the store, and what is to be done in it: `order` is what its run starts from."""
 
-    cell: Cell
-    order: dict[str, Any]
-    split: Split
     folder: Path
+    order: dict[str, Any]
     state: str  # done, running, failed or pending
     reason: str
+
+    @property
+    def title(self) -> str:
+        """Return what a person calls it, in a few words."""
+        return self.folder.name
 
     @property
     def to_run(self) -> bool:
         """Return whether `run` has to do anything about it."""
         return self.state not in ("done", "running")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabels(Node):
+    """The pseudo labels that all students of a setting share."""
+
+    teachers: tuple["PlannedCell", ...]
+
+    @property
+    def title(self) -> str:
+        """Return what a person calls it, in a few words."""
+        return f"pseudo labels {self.folder.name}"
+
+    def can_be_made(self) -> bool:
+        """Return whether all teachers are done by now."""
+        return all(state(teacher.folder) == "done" for teacher in self.teachers)
+
+    def made(self) -> bool:
+        """Return whether the labels are complete by now."""
+        return state(self.folder, LABELS_DONE) == "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell(Node):
+    """A cell with its identity, its frames, and the pseudo labels that it needs, if any."""
+
+    cell: Cell
+    split: Split
+    labels: PseudoLabels | None
+
+    @property
+    def title(self) -> str:
+        """Return what a person calls it, in a few words."""
+        cell = self.cell
+        tasks = "" if cell.tasks == TASKS else f" {'+'.join(cell.tasks)}"
+        return f"{cell.zoo} {cell.protocol_label}{tasks} s{cell.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what `plan --json` prints of it."""
@@ -68,48 +110,28 @@ class Planned:
             "seed": self.cell.seed,
             "state": self.state,
             "reason": self.reason,
-            "needs": [],
+            "needs": self.order["needs"],
         }
 
 
-def plan(cells: list[Cell], place: Place) -> list[Planned]:
-    """Return every cell with its key, its state and the reason; nothing is written but caches.
+def plan(cells: list[Cell], place: Place) -> list[PlannedCell]:
+    """Return the cells and before them the teachers they need, each with its key and its state.
 
-    Missing weights without leave to use stand-ins, and data that do not fit, raise.
+    Nothing is written but caches. Missing weights without leave to use stand-ins, and data that
+    do not fit, raise.
     """
     if place.demo and not place.root.is_dir():
         raise BenchError(
             f"The demo data are not drawn yet. bench data demo {place.root} draws them; "
             "bench run does it by itself."
         )
-    data = bdd100k.read(place.root)
-    weights = _weights(cells, place)
-    homes = (home for home in place.store.cells() if (home / "result.json").exists())
-    finished = {order["address"]: order for order in (read_json(h / "cell.json") for h in homes)}
-    splits: dict[tuple[Any, ...], Split] = {}
-    planned = []
+    planner = _Planner(cells, place)
     for cell in cells:
-        values = (cell.setting, cell.protocol.split_seed, cell.protocol.proportional_split)
-        if values not in splits:
-            splits[values] = _split(cell, data)
-        order = _order(cell, splits[values], weights[cell.zoo], place, data)
-        folder = place.store.folder(f"{cell.address}-{order['key'][:8]}")
-        now = state(folder)
-        reason = _reason(folder, now, order, finished.get(cell.address))
-        planned.append(
-            Planned(
-                cell=cell,
-                order=order,
-                split=splits[values],
-                folder=folder,
-                state=now,
-                reason=reason,
-            )
-        )
-    return planned
+        planner.planned(cell)
+    return list(planner.known.values())
 
 
-def write_orders(planned: list[Planned], place: Place) -> None:
+def write_orders(planned: list[PlannedCell], place: Place) -> None:
     """Write what runs start from: the cells' folders with `cell.json`, the split manifests."""
     for one in planned:
         manifest = place.store.root / "splits" / one.order["split"]["file"]
@@ -117,6 +139,9 @@ def write_orders(planned: list[Planned], place: Place) -> None:
             write_text(manifest, one.split.to_json())
         one.folder.mkdir(parents=True, exist_ok=True)
         write_json(one.folder / "cell.json", one.order)
+        if one.labels is not None:
+            one.labels.folder.mkdir(parents=True, exist_ok=True)
+            write_json(one.labels.folder / "order.json", one.labels.order)
 
 
 def draw_demo(place: Place) -> None:
@@ -125,14 +150,99 @@ def draw_demo(place: Place) -> None:
         draw(place.root)
 
 
-def _split(cell: Cell, data: Dataset) -> Split:
-    return split(
-        SETTINGS[cell.setting],
-        data.labelled("train"),
-        data.labelled("val"),
-        seed=cell.protocol.split_seed,
-        proportional=cell.protocol.proportional_split,
-    )
+class _Planner:
+    """Plans cells one by one, each after its teachers; what they share is read once."""
+
+    def __init__(self, cells: list[Cell], place: Place) -> None:
+        self.place = place
+        self.data = bdd100k.read(place.root)
+        self.weights = _weights([*cells, *(t for cell in cells for t in teachers(cell))], place)
+        self.splits: dict[tuple[Any, ...], Split] = {}
+        homes = (home for home in place.store.cells() if state(home) == "done")
+        orders = (read_json(home / "cell.json") for home in homes)
+        self.finished = {order["address"]: order for order in orders}
+        self.known: dict[Cell, PlannedCell] = {}
+
+    def planned(self, cell: Cell) -> PlannedCell:
+        """Return the plan of a cell, after that of its teachers."""
+        if cell not in self.known:
+            taught_by = tuple(self.planned(teacher) for teacher in teachers(cell))
+            frames = self._split(cell)
+            labels = self._labels(cell, frames, taught_by) if taught_by else None
+            order = self._order(cell, frames, labels)
+            folder = self.place.store.folder(f"{cell.address}-{order['key'][:8]}")
+            now = state(folder)
+            self.known[cell] = PlannedCell(
+                cell=cell,
+                order=order,
+                split=frames,
+                labels=labels,
+                folder=folder,
+                state=now,
+                reason=_reason(folder, now, order, self.finished.get(cell.address)),
+            )
+        return self.known[cell]
+
+    def _split(self, cell: Cell) -> Split:
+        protocol = cell.protocol
+        values = (cell.setting, protocol.split_seed, protocol.proportional_split)
+        if values not in self.splits:
+            self.splits[values] = split(
+                SETTINGS[cell.setting],
+                self.data.labelled("train"),
+                self.data.labelled("val"),
+                seed=protocol.split_seed,
+                proportional=protocol.proportional_split,
+            )
+        return self.splits[values]
+
+    def _labels(
+        self, cell: Cell, frames: Split, taught_by: tuple[PlannedCell, ...]
+    ) -> PseudoLabels:
+        pseudo = cell.protocol.pseudo
+        scores = {"sem": pseudo.seg_score, "driv": pseudo.seg_score, "det": pseudo.det_score}
+        keys = {one.cell.tasks[0]: one.order["key"] for one in taught_by}
+        key = hashed({"teachers": keys, "scores": scores, "split": frames.sha256})
+        folder = self.place.store.root / "pseudo" / key[:8]
+        order = {
+            "key": key,
+            "teachers": {one.cell.tasks[0]: one.folder.name for one in taught_by},
+            "scores": scores,
+            "split": {"file": _manifest(frames)},
+            "data": {"root": str(self.data.root)},
+        }
+        now = state(folder, LABELS_DONE)
+        return PseudoLabels(folder=folder, order=order, state=now, reason=now, teachers=taught_by)
+
+    def _order(self, cell: Cell, frames: Split, labels: PseudoLabels | None) -> dict[str, Any]:
+        """Return what `cell.json` holds: all that a run of the cell starts from."""
+        weights, place = self.weights[cell.zoo], self.place
+        needs = tuple(one.order["key"] for one in labels.teachers) if labels else ()
+        own = {name: set(tasks) & set(cell.tasks) for name, tasks in frames.frames.items()}
+        return {
+            "version": VERSION,
+            "key": cell.key(weights=weights["sha256"], split=frames.sha256, needs=needs),
+            "address": cell.address,
+            "resolved": cell.resolved(),
+            "needs": list(needs),
+            "pseudo": labels.folder.name if labels else None,
+            "weights": weights,
+            "data": {
+                "name": "demo" if place.demo else self.data.root.name,
+                "root": str(self.data.root),
+                "sha256": self.data.sha256,
+            },
+            "split": {
+                "file": _manifest(frames),
+                "sha256": frames.sha256,
+                "counts": {t: sum(t in tasks for tasks in own.values()) for t in cell.tasks},
+                "frames": sum(bool(tasks) for tasks in own.values()),
+            },
+        }
+
+
+def _manifest(frames: Split) -> str:
+    return f"{frames.sha256[:8]}.json"
 
 
 def _weights(cells: list[Cell], place: Place) -> dict[str, dict[str, Any]]:
@@ -158,32 +268,6 @@ def _weights(cells: list[Cell], place: Place) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _order(
-    cell: Cell, frames: Split, weights: dict[str, Any], place: Place, data: Dataset
-) -> dict[str, Any]:
-    """Return what `cell.json` holds: all that a run of the cell starts from."""
-    return {
-        "version": VERSION,
-        "key": cell.key(weights=weights["sha256"], split=frames.sha256()),
-        "address": cell.address,
-        "resolved": cell.resolved(),
-        "weights": weights,
-        "data": {
-            "name": "demo" if place.demo else data.root.name,
-            "root": str(data.root),
-            "sha256": data.sha256(),
-        },
-        "split": {
-            "file": f"{frames.sha256()[:8]}.json",
-            "sha256": frames.sha256(),
-            "counts": {
-                task: count for task, count in frames.counts().items() if task in cell.tasks
-            },
-            "frames": sum(bool(set(tasks) & set(cell.tasks)) for tasks in frames.frames.values()),
-        },
-    }
-
-
 def _reason(folder: Path, now: str, order: dict[str, Any], finished: dict[str, Any] | None) -> str:
     if now == "done":
         return f"done {read_json(folder / 'result.json')['provenance']['finished']}"
@@ -203,4 +287,6 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     for name, what in (("weights", "weights"), ("split", "split or data")):
         if old[name]["sha256"] != new[name]["sha256"]:
             return what
+    if old["needs"] != new["needs"]:
+        return "teachers"
     return "protocol version" if old["version"] != new["version"] else "preset"

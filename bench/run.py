@@ -6,21 +6,21 @@ adapt: the neck learns   ->  finetune: all learn    bench.train.engine
 the last state, scored on the validation frames     bench.eval.evaluate
 """
 
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from bench.cell import Cell
 from bench.data import bdd100k
+from bench.data.bdd100k import Dataset, Frame
 from bench.eval.evaluate import Evaluation, evaluate
 from bench.model.build import build, losses
 from bench.provenance import provenance
-from bench.store import append_line, locked, read_json, write_json, write_text
+from bench.pseudo import fill_in
+from bench.store import append_line, failure_kept, locked, read_json, write_json
 from bench.train import state
 from bench.train.engine import train
 from zoo.catalog import find
@@ -44,7 +44,7 @@ def run_cell(folder: str) -> None:
         append_line(home / "attempts.jsonl", started)
 
         data = bdd100k.read(Path(order["data"]["root"]))
-        carried = labels_of(tasks, home.parent.parent / "splits" / order["split"]["file"])
+        frames = training_frames(data, order, tasks, store=home.parent.parent)
         shelf, stand_in = Zoo(Path(order["weights"]["folder"])), order["weights"]["stand_in"]
         weights = shelf.canonical(find(cell.zoo), stand_in=stand_in)
         model, report = build(protocol, tasks, weights, cell.seed)
@@ -52,8 +52,9 @@ def run_cell(folder: str) -> None:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)
-        stages = train(model, losses(protocol, tasks), protocol, data, carried, cell.seed, home)
-        found = evaluate(model, data.val.values(), protocol.input, protocol.optim.batch)
+        val = data.val.values()
+        stages = train(model, losses(protocol, tasks), protocol, frames, val, cell.seed, home)
+        found = evaluate(model, val, protocol.input, protocol.optim.batch)
 
         found.save(home / "preds")
         save_file(model.state_dict(), home / "model.safetensors")
@@ -62,11 +63,19 @@ def run_cell(folder: str) -> None:
         (home / "error.txt").unlink(missing_ok=True)
 
 
-def labels_of(tasks: tuple[str, ...], manifest: Path) -> dict[str, tuple[str, ...]]:
-    """Return the training frames that carry a label of the tasks, and which labels they carry."""
-    frames = read_json(manifest)["frames"].items()
-    carried = {name: tuple(task for task in given if task in tasks) for name, given in frames}
-    return {name: given for name, given in carried.items() if given}
+def training_frames(
+    data: Dataset, order: dict[str, Any], tasks: tuple[str, ...], store: Path
+) -> dict[str, Frame]:
+    """Return the frames to train on, by name, with the labels of the tasks that they carry.
+
+    Those are what the split lets them carry, and with self-training pseudo labels beside them.
+    """
+    split = read_json(store / "splits" / order["split"]["file"])["frames"]
+    carried = {name: tuple(t for t in labels if t in tasks) for name, labels in split.items()}
+    frames = bdd100k.withhold(data.train, carried)
+    if order["pseudo"] is None:
+        return frames
+    return fill_in(frames, store / "pseudo" / order["pseudo"])
 
 
 def result(order: dict, found: Evaluation, stages: list[dict], started: dict) -> dict:
@@ -88,14 +97,3 @@ def result(order: dict, found: Evaluation, stages: list[dict], started: dict) ->
         "stages": stages,
         "provenance": {**started, "finished": provenance()["time"]},
     }
-
-
-@contextmanager
-def failure_kept(home: Path) -> Iterator[None]:
-    """Write what goes wrong to `error.txt`, the last line first, and let it go on."""
-    try:
-        yield
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        write_text(home / "error.txt", text)
-        raise

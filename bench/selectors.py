@@ -33,7 +33,7 @@ OPTIONS = (
     _many("--zoo", "all (the paper's nine), names, 'moco*', a family, '!byol'.  [all]"),
     _many("--protocol", "pf (pretrain-finetune), paf (pretrain-adapt-finetune).  [pf,paf]"),
     _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
-    _many("--scheme", "zeroing.  [zeroing]"),
+    _many("--scheme", "self-training, zeroing.  [self-training]"),
     click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN).  [transformer]"),
     _many("--tasks", "Any of sem,driv,det.  [all three]"),
     _many("--seeds", "0 or 0,1,2.  [0]"),

@@ -1,6 +1,7 @@
 """The store: one folder a cell, plain files, and `result.json` as the only sign of a finished one.
 
     <store>/splits/<sha8>.json            which training frames carried which labels
+    <store>/pseudo/<key8>/                pseudo labels (see bench/pseudo.py)
     <store>/cells/<address>-<key8>/
         cell.json          written first: what is to be run
         lock               who runs it now: host, pid; its age is the heart-beat
@@ -21,6 +22,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,9 +65,12 @@ class Store:
         return sorted(f.parent for f in (self.root / "cells").glob("*/cell.json"))
 
 
-def state(folder: Path) -> str:
-    """Return `done`, `running`, `failed` or `pending`, from the files of a cell alone."""
-    if (folder / "result.json").exists():
+def state(folder: Path, finished: str = "result.json") -> str:
+    """Return `done`, `running`, `failed` or `pending`, from the files of a folder alone.
+
+    `finished` is the file that is written last there.
+    """
+    if (folder / finished).exists():
         return "done"
     if owner(folder) is not None:
         return "running"
@@ -111,6 +116,17 @@ def locked(folder: Path) -> Iterator[None]:
         stop.set()
         beat.join()
         lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def failure_kept(home: Path) -> Iterator[None]:
+    """Write what goes wrong to `error.txt`, the message first, and let it go on."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
+        write_text(home / "error.txt", text)
+        raise
 
 
 def read_json(file: Path) -> Any:

@@ -15,13 +15,14 @@ from protocols.stages import (
     Model,
     Optim,
     Protocol,
+    Pseudo,
     SparseRCNNSizes,
     Stage,
 )
 
 PROTOCOLS = ("pf", "paf")
 PRESETS = ("paper", "demo", "tiny")
-SCHEMES = ("zeroing",)
+SCHEMES = ("self-training", "zeroing")
 HEADS = ("transformer",)
 
 _ADAPT = Stage(name="adapt", epochs=6, lr=2.5e-4, learns=("neck",))
@@ -37,7 +38,7 @@ _PAPER = Protocol(
     name="paf",
     preset="paper",
     stages=(_ADAPT, _FINETUNE),
-    scheme="zeroing",
+    scheme="self-training",
     heads="transformer",
     input=Input(train_short=(600, 624, 648, 672, 696, 720), test_short=720, max_long=1280),
     model=Model(
@@ -48,6 +49,7 @@ _PAPER = Protocol(
     ),
     loss=LossWeights(),
     optim=Optim(batch=16),
+    pseudo=Pseudo(),
     proportional_split=False,
     val_every=6,
 )
@@ -99,3 +101,17 @@ def protocol(name: str, preset: str = "paper") -> Protocol:
         return paf
     epochs = sum(stage.epochs for stage in paf.stages)
     return replace(paf, name="pf", stages=(replace(paf.stages[-1], epochs=epochs),))
+
+
+def teacher(student: Protocol) -> Protocol:
+    """Return the protocol of a student's teachers: `pf` of its preset, on one task's labels alone.
+
+    Sizes, inputs, optimiser and loss weights are the student's own, stages the preset's.
+    """
+    return replace(
+        student,
+        name="pf",
+        stages=protocol("pf", student.preset).stages,
+        scheme="zeroing",
+        pseudo=_PAPER.pseudo,
+    )

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from protocols import ProtocolError
 
@@ -52,8 +53,9 @@ class Split:
         """Return the manifest as canonical JSON (sorted keys)."""
         return json.dumps({**asdict(self), "counts": self.counts()}, sort_keys=True, indent=1)
 
+    @cached_property
     def sha256(self) -> str:
-        """Return the hash of the manifest, which enters a cell's key."""
+        """The hash of the manifest, which enters a cell's key."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 

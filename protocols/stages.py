@@ -125,6 +125,21 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pseudo:
+    """What makes pseudo labels (paper section 3.2): the teachers, and what of theirs is kept.
+
+    A box counts from a score of `det_score` on, a pixel from `seg_score` on and is ignored below.
+    A segmentation's score is MaskFormer's own, which is the sum over the queries of two
+    probabilities' product. Teachers start from the checkpoint `teacher`; all students share them.
+    """
+
+    det_score: float = 0.5
+    seg_score: float = 0.3
+    teacher: str = "supervised_tv_v1"
+    teacher_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """An ordered tuple of stages plus everything else that every checkpoint gets alike."""
 
@@ -137,6 +152,7 @@ class Protocol:
     model: Model
     loss: LossWeights
     optim: Optim
+    pseudo: Pseudo
     proportional_split: bool  # a data set too small for the setting keeps its proportions
     split_seed: int = 0
     val_every: int = 0  # epochs between validations within a stage, for curves; 0 for none
@@ -152,6 +168,7 @@ class Protocol:
             "model": Model(**{**model, "seg": seg, "det": det}),
             "loss": LossWeights(**values["loss"]),
             "optim": Optim(**values["optim"]),
+            "pseudo": Pseudo(**values["pseudo"]),
         }
         return cls(**{**values, **groups})
 

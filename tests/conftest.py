@@ -49,12 +49,12 @@ def tree(streets, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory) -> Path:
-    """A folder with the canonical stand-ins of MoCo-v2 and CLIP."""
+    """A folder with the canonical stand-ins of MoCo-v2, CLIP and the supervised teacher."""
     from zoo.catalog import find
     from zoo.store import Zoo
 
     shelf = Zoo(tmp_path_factory.mktemp("stand-ins"))
-    for name in ("moco_v2", "clip"):
+    for name in ("moco_v2", "clip", "supervised"):
         shelf.canonical(find(name), stand_in=True)
     return shelf.folder
 

@@ -18,15 +18,15 @@ def key(cell, weights="w", split="s", needs=()):
 
 
 def test_the_address_says_what_was_asked_for():
-    assert one().address == "moco_v2_200ep-paf-disjoint-normal-zeroing-s0"
+    assert one().address == "moco_v2_200ep-paf-disjoint-normal-self-training-s0"
     assert one(seeds=(2,), tasks=("driv", "sem"), preset="demo").address == (
-        "moco_v2_200ep-paf-disjoint-normal-zeroing-sem+driv-s2-demo"
+        "moco_v2_200ep-paf-disjoint-normal-self-training-sem+driv-s2-demo"
     )
 
 
 def test_other_epochs_show_in_the_protocols_name():
     short = one(overrides=("stages.adapt.epochs=1", "stages.finetune.epochs=35"))
-    assert short.address == "moco_v2_200ep-paf1+35-disjoint-normal-zeroing-s0"
+    assert short.address == "moco_v2_200ep-paf1+35-disjoint-normal-self-training-s0"
 
 
 def test_any_other_value_adds_a_short_hash():

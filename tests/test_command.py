@@ -12,6 +12,7 @@ from PIL import Image
 from bench.cli import main
 
 GRID = ("--zoo", "moco_v2,clip", "--protocol", "pf,paf", "--preset", "tiny")
+ZEROING = (*GRID, "--scheme", "zeroing")
 
 
 @pytest.fixture
@@ -109,13 +110,16 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
     code, out, err = say("plan", *GRID, *where, "--json")
     planned = json.loads(out)["cells"]
     assert code == 0
-    assert [cell["state"] for cell in planned] == ["pending"] * 4
+    assert [cell["state"] for cell in planned] == ["pending"] * 7
     assert {cell["reason"] for cell in planned} == {"missing"}
+    teachers, students = planned[:3], planned[3:]
+    assert [cell["tasks"] for cell in teachers] == [["sem"], ["driv"], ["det"]]
+    assert all(cell["needs"] == [t["key"] for t in teachers] for cell in students)
     assert not (store / "cells").exists()
 
     code, out, err = say("run", *GRID, *where)
     assert code == 0, out + err
-    assert "4 done" in out
+    assert "7 done" in out
     assert "Best constant prediction" in out
     assert "‡" in out
     assert {home.name for home in (store / "cells").iterdir()} == {c["cell"] for c in planned}
@@ -133,8 +137,9 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
 
     code, out, err = say("run", *GRID, *where)
     assert code == 0
-    assert out.count("skipped, done 20") == 4
-    assert "4 cells, 0 to run" in out
+    assert out.count("skipped, done 20") == 7
+    assert "7 cells, 0 to run" in out
+    assert len(list((store / "pseudo").iterdir())) == 1
 
     code, out, err = say("status", "--zoo", "clip", "--store", store, "--json")
     cells = json.loads(out)["cells"]
@@ -172,7 +177,7 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again(say, streets, new_store
     whole = weights.read_bytes()
     weights.unlink()  # a hard link: the others keep theirs
     weights.write_bytes(whole[:1000])
-    words = ("run", *GRID, "--data", streets, "--stand-ins", "--store", store, "--track", "off")
+    words = ("run", *ZEROING, "--data", streets, "--stand-ins", "--store", store, "--track", "off")
     words = (*words, "--protocol", "paf", "--runner", "here", "--seeds", "0")
     code, out, _ = say(*words)
     assert code == 1
@@ -190,11 +195,13 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again(say, streets, new_store
 
 def test_the_sbatch_script_is_for_what_is_still_to_run(say, streets, new_store):
     where = ("--data", streets, "--stand-ins", "--store", new_store())
-    code, out, err = say("plan", *GRID, *where, "--show-sbatch", "--slurm", "partition=gpu,time=60")
+    code, out, err = say(
+        "plan", *ZEROING, *where, "--show-sbatch", "--slurm", "partition=gpu,time=60"
+    )
     assert code == 0
     assert "#SBATCH --array=0-3" in out
     assert "#SBATCH --partition=gpu" in out
-    code, out, err = say("plan", *GRID, *where, "--show-sbatch", "--slurm", "partitoin=gpu")
+    code, out, err = say("plan", *ZEROING, *where, "--show-sbatch", "--slurm", "partitoin=gpu")
     assert code == 2
     assert "Did you mean 'partition'" in err
 
@@ -202,7 +209,7 @@ def test_the_sbatch_script_is_for_what_is_still_to_run(say, streets, new_store):
 def test_changed_weights_make_a_result_stale_and_the_plan_says_so(say, streets, new_store):
     store = new_store()
     where = ("--data", streets, "--stand-ins", "--store", store)
-    words = ("--zoo", "moco_v2", "--protocol", "pf", "--preset", "tiny", *where)
+    words = ("--zoo", "moco_v2", "--protocol", "pf", "--tasks", "driv", "--preset", "tiny", *where)
     assert say("run", *words, "--runner", "here", "--track", "off")[0] == 0
     home = next((store / "cells").glob("*/cell.json"))
     order = json.loads(home.read_text())
@@ -239,3 +246,17 @@ def test_without_data_the_demo_is_used_and_said(say, monkeypatch):
     assert code == 2
     assert "using the demo data" in err
     assert "not drawn yet" in err
+
+
+def test_a_failed_teacher_ends_its_students_and_no_other_cell(say, streets, new_store):
+    store = new_store()
+    weights = next((store / "stand-ins" / "canonical").glob("supervised*"))
+    whole = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(whole[:1000])
+    words = ("run", *GRID, "--data", streets, "--stand-ins", "--store", store, "--track", "off")
+    words = (*words, "--zoo", "!clip", "--protocol", "pf", "--runner", "here")
+    code, out, _ = say(*words)
+    assert code == 1
+    assert out.count("failed: ZooError") == 3
+    assert out.count("not run, its teachers or their labels are missing") == 2

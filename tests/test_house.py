@@ -25,6 +25,7 @@ LAYERS = (
     ("bench.train",),
     ("bench.cell", "bench.grids"),
     ("bench.plan", "bench.status", "bench.results"),
+    ("bench.pseudo",),
     ("bench.run", "bench.display"),
     ("bench.launch", "bench.selectors"),
     ("bench.cli", "bench.__main__"),

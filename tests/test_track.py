@@ -14,7 +14,6 @@ from bench.cell import Cell
 from bench.data.classes import TASKS
 from protocols.presets import protocol
 
-
 PAF = "a" * 64
 PF = "b" * 64
 

@@ -12,7 +12,9 @@ are decoded elsewhere: this file imports no torch. Source: bdd100k/bdd100k doc/s
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,10 +72,22 @@ class Dataset:
         frames = getattr(self, split)
         return {task: {n for n, f in frames.items() if task in f.tasks()} for task in TASKS}
 
+    @cached_property
     def sha256(self) -> str:
-        """Return a hash of which frames there are and which labels they carry."""
+        """A hash of which frames there are and which labels they carry."""
         named = [{n: f.tasks() for n, f in frames.items()} for frames in (self.train, self.val)]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+
+def withhold(
+    frames: Mapping[str, Frame], carried: Mapping[str, tuple[str, ...]]
+) -> dict[str, Frame]:
+    """Return the frames that carry a label, each without the labels that it may not carry."""
+    return {
+        name: replace(frames[name], **{task: None for task in TASKS if task not in tasks})
+        for name, tasks in carried.items()
+        if tasks
+    }
 
 
 def read(root: Path) -> Dataset:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from bench.data.bdd100k import Frame
+from bench.data.classes import TASKS
 from bench.data.sample import Batch, Sample, collate, decode
 from bench.data.transforms import fit, resize, resize_image
 from protocols.schemes import Zeroing
@@ -27,20 +28,16 @@ T = TypeVar("T")
 def training_batches(
     order: Zeroing,
     frames: Mapping[str, Frame],
-    tasks: Mapping[str, tuple[str, ...]],
     sizes: Input,
     *,
     start: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of steps `start`, `start + 1`, … of an order.
-
-    `tasks` says for each frame which of its labels the setting lets it carry.
-    """
+    """Yield the batches of steps `start`, `start + 1`, … of an order, with all labels there are."""
 
     def sample(step: int, position: int, name: str) -> Sample:
         short = random.Random(f"{order.seed}/{step}/{position}").choice(sizes.train_short)
         size_hw = fit(frames[name].size_hw, short, sizes.max_long)
-        return resize(decode(frames[name], tasks[name]), size_hw)
+        return resize(decode(frames[name], TASKS), size_hw)
 
     steps = range(start, order.steps)
     work = ([(step, i, n) for i, n in enumerate(order.batch_at(step))] for step in steps)

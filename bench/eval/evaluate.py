@@ -5,7 +5,7 @@ each image (its confusion matrix, its detections) is enough to compute every sco
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from torch.nn import functional
 from bench.data.bdd100k import Frame
 from bench.data.classes import CLASSES
 from bench.data.loader import test_batches
-from bench.data.sample import Batch, Sample
+from bench.data.sample import Sample
 from bench.eval.confusion import best_constant, driv_metrics, sem_metrics
 from bench.eval.detection import Detections, Truth, det_metrics
 from bench.eval.segmentation import confusion
@@ -73,28 +73,20 @@ class Evaluation:
             )
 
 
-@torch.inference_mode()
 def evaluate(model: MultiTask, frames: Iterable[Frame], sizes: Input, batch: int) -> Evaluation:
-    """Score the model, in testing mode, on every frame that carries a label of one of its tasks."""
-    tasks, heads = tuple(model.heads), cast(dict[str, Any], model.heads)
+    """Score the model on every frame that carries a label of one of its tasks."""
+    tasks = tuple(model.heads)
     scored = [frame for frame in frames if set(tasks) & set(frame.tasks())]
     found = Evaluation({task: {} for task in tasks if task != "det"})
-    device = next(model.parameters()).device
-    model.eval()
-    for images, stored in test_batches(scored, tasks, sizes, batch=batch):
-        images = images.to(device)
-        outputs = model(images.images, images.sizes_hw)
-        for task, matrices in found.confusions.items():
-            scores = heads[task].segment(outputs[task], images.images.shape[-2:])
-            matrices |= _confusions(scores, images, stored, task)
-        if "det" in tasks:
-            boxes = heads["det"].detect(outputs["det"])
-            named = zip(boxes, images.sizes_hw.tolist(), stored, strict=True)
-            found.detections += [
-                _to_stored(one, size_hw, sample)
-                for one, size_hw, sample in named
-                if sample.boxes_xyxy is not None
-            ]
+    wanted = {frame.name: frame.tasks() for frame in scored}
+    for stored, outputs in predict(model, scored, wanted, sizes, batch, labels=tasks):
+        for task, output in outputs.items():
+            if isinstance(output, Detections):
+                found.detections.append(output)
+            else:
+                label = getattr(stored, task).to(output.device)
+                counts = confusion(output.argmax(0), label, len(CLASSES[task]))
+                found.confusions[task][stored.name] = counts.cpu().numpy()
     if "det" in tasks:
         found.truth = [
             Truth(name=f.name, boxes_xyxy=b.boxes_xyxy, classes=b.classes, crowd=b.crowd)
@@ -104,22 +96,50 @@ def evaluate(model: MultiTask, frames: Iterable[Frame], sizes: Input, batch: int
     return found
 
 
-def _confusions(
-    scores: Tensor, batch: Batch, stored: list[Sample], task: str
-) -> dict[str, np.ndarray]:
-    """Return the confusion matrix of each image that carries the task's label, by name."""
-    matrices = {}
-    for one, (height, width), sample in zip(scores, batch.sizes_hw.tolist(), stored, strict=True):
-        label = getattr(sample, task)
-        if label is not None:
-            inside = one[None, :, :height, :width]
-            whole = functional.interpolate(inside, sample.size_hw, mode="bilinear")[0]
-            found = confusion(whole.argmax(0), label.to(whole.device), len(CLASSES[task]))
-            matrices[sample.name] = found.cpu().numpy()
-    return matrices
+def predict(
+    model: MultiTask,
+    frames: Iterable[Frame],
+    wanted: Mapping[str, tuple[str, ...]],
+    sizes: Input,
+    batch: int,
+    labels: tuple[str, ...] = (),
+) -> Iterator[tuple[Sample, dict[str, Tensor | Detections]]]:
+    """Yield each frame as stored, with the model's predictions in the stored size.
+
+    `wanted` says for each frame's name which tasks to predict; those without a head are passed
+    over. A map is the score of each class, [K, H, W]; boxes are `Detections`. The stored frames
+    carry the labels of the tasks in `labels`. The model is put into testing mode.
+    """
+    heads = cast(dict[str, Any], model.heads)
+    device = next(model.parameters()).device
+    model.eval()
+    for images, stored in test_batches(frames, labels, sizes, batch=batch):
+        images = images.to(device)
+        with torch.inference_mode():
+            outputs = model(images.images, images.sizes_hw)
+            padded = images.images.shape[-2:]
+            maps = {t: h.segment(outputs[t], padded) for t, h in heads.items() if t != "det"}
+            boxes = heads["det"].detect(outputs["det"]) if "det" in heads else []
+        for i, (sample, size_hw) in enumerate(zip(stored, images.sizes_hw.tolist(), strict=True)):
+            tasks = [task for task in wanted[sample.name] if task in heads]
+            yield (
+                sample,
+                {
+                    task: _boxes_as_stored(boxes[i], size_hw, sample)
+                    if task == "det"
+                    else _map_as_stored(maps[task][i], size_hw, sample)
+                    for task in tasks
+                },
+            )
 
 
-def _to_stored(
+def _map_as_stored(scores: Tensor, size_hw: list[int], sample: Sample) -> Tensor:
+    """Cut off the padding and resize the scores of a map to the stored image."""
+    inside = scores[None, :, : size_hw[0], : size_hw[1]]
+    return functional.interpolate(inside, sample.size_hw, mode="bilinear")[0]
+
+
+def _boxes_as_stored(
     found: tuple[Tensor, Tensor, Tensor], size_hw: list[int], sample: Sample
 ) -> Detections:
     """Scale boxes from the network's input to the stored image, clip them, drop empty ones."""

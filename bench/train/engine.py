@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from bench import BenchError
-from bench.data.bdd100k import Dataset
+from bench.data.bdd100k import Frame
 from bench.data.loader import training_batches
 from bench.data.sample import Batch
 from bench.eval.evaluate import evaluate
@@ -52,22 +52,23 @@ def train(
     model: MultiTask,
     losses: MultiTaskLoss,
     protocol: Protocol,
-    data: Dataset,
-    tasks: Mapping[str, tuple[str, ...]],
+    frames: Mapping[str, Frame],
+    val: Iterable[Frame],
     seed: int,
     home: Path,
 ) -> list[dict[str, Any]]:
     """Take the model through the protocol's stages; return what each of them did and cost.
 
-    `tasks` says for each training frame which labels it carries. It is the same model throughout,
-    and every stage has an optimiser of its own. States and progress go into `home`; the newest
+    Trained on are `frames`, by name, with the labels that they carry; `val` is scored every
+    `val_every` epochs. It is the same model throughout, and every stage has an optimiser of its
+    own. States and progress go into `home`; the newest
     state there is where training starts. A loss that is not finite raises `BenchError` before the
     state is saved.
     """
     device = next(model.parameters()).device
     saved = state.restore(home, device)
     seconds = dict(saved.seconds) if saved else {}
-    orders = [_order(stage, protocol, tuple(tasks), seed) for stage in protocol.stages]
+    orders = [_order(stage, protocol, tuple(frames), seed) for stage in protocol.stages]
     _rewind(home / "progress.jsonl", [stage.name for stage in protocol.stages], saved)
     if saved:
         model.load_state_dict(saved.model)
@@ -79,7 +80,7 @@ def train(
         if saved and number == saved.stage:
             optimiser.load_state_dict(saved.optimiser)
             start = saved.step
-        batches = training_batches(order, data.train, tasks, protocol.input, start=start)
+        batches = training_batches(order, frames, protocol.input, start=start)
         clip = protocol.optim.clip_norm
         for done in _steps(stage, order, model, losses, optimiser, clip, batches, start):
             append_line(home / "progress.jsonl", {"kind": "train", **asdict(done)})
@@ -95,7 +96,7 @@ def train(
             )
             state.save(point, home)
             if protocol.val_every and done.epoch % protocol.val_every == 0:
-                scores = evaluate(model, data.val.values(), protocol.input, protocol.optim.batch)
+                scores = evaluate(model, val, protocol.input, protocol.optim.batch)
                 line = {"stage": stage.name, "epoch": done.epoch, "step": done.step}
                 append_line(
                     home / "progress.jsonl", {"kind": "val", **line, "metrics": scores.metrics()}

@@ -128,10 +128,9 @@ def test_a_batch_is_the_same_whatever_came_before_it(streets):
     data = read(streets)
     sizes = dataclasses.replace(protocol("paf", "demo").input, train_short=(60, 75, 90))
     order = Zeroing(frames=tuple(data.train), epochs=2, batch=3, seed="0/finetune")
-    tasks = {name: frame.tasks() for name, frame in data.train.items()}
 
     def batches(start):
-        return list(training_batches(order, data.train, tasks, sizes, start=start))
+        return list(training_batches(order, data.train, sizes, start=start))
 
     whole, tail = batches(0), batches(4)
     assert len(whole) == order.steps
@@ -158,8 +157,6 @@ def test_an_unreadable_file_stops_the_batches_with_its_name(tree):
     name, frame = next(iter(data.train.items()))
     frame.image.write_bytes(b"\xff\xd8nothing")
     order = Zeroing(frames=(name,), epochs=1, batch=1, seed="")
-    batches = training_batches(
-        order, data.train, {name: ()}, protocol("paf", "demo").input, start=0
-    )
+    batches = training_batches(order, data.train, protocol("paf", "demo").input, start=0)
     with pytest.raises(DataError, match=f"{name}.jpg cannot be decoded"):
         list(batches)

@@ -155,7 +155,7 @@ def test_a_split_depends_on_its_seed_and_on_nothing_else():
         for seed in (0, 0, 1)
     )
     assert first.to_json() == again.to_json()
-    assert first.sha256() == again.sha256() != other.sha256()
+    assert first.sha256 == again.sha256 != other.sha256
 
 
 def order(frames=10, epochs=3, batch=4, seed="0/finetune"):

@@ -32,7 +32,13 @@ def digests(module):
 
 def prepared(store, data, protocol="paf", zoo="moco_v2", overrides=()):
     """Write the orders of one tiny cell and return its folder."""
-    request = Request(zoo=(zoo,), protocols=(protocol,), preset="tiny", overrides=overrides)
+    request = Request(
+        zoo=(zoo,),
+        protocols=(protocol,),
+        schemes=("zeroing",),
+        preset="tiny",
+        overrides=overrides,
+    )
     place = Place(store=Store(store), data=str(data), stand_ins=True)
     place.store.prepare()
     planned = plan(cells(request), place)
@@ -47,11 +53,11 @@ def parts(streets, stand_ins, tmp_path):
     weights = Zoo(stand_ins).canonical(find("moco_v2"), stand_in=True)
     model, _ = build(cell.protocol, cell.tasks, weights, seed=0)
     data = read(streets)
-    tasks = {name: frame.tasks() for name, frame in data.train.items()}
 
     def run(stages):
         protocol = cell.protocol.__class__(**{**vars(cell.protocol), "stages": stages})
-        return train(model, losses(protocol, cell.tasks), protocol, data, tasks, 0, tmp_path)
+        frames, val = data.train, data.val.values()
+        return train(model, losses(protocol, cell.tasks), protocol, frames, val, 0, tmp_path)
 
     return model, cell.protocol.stages, run
 
