@@ -45,7 +45,7 @@ def cells(request: Request) -> list[Cell]:
     values = _overridden(protocols, request.overrides)
     choices = product(select(request.zoo), values, request.settings, request.schemes, request.seeds)
     tasks = tuple(task for task in TASKS if task in request.tasks)
-    return [
+    listed = (
         Cell(
             zoo=checkpoint.name,
             # With one task no label is missing, so there is nothing that a scheme could do.
@@ -57,7 +57,8 @@ def cells(request: Request) -> list[Cell]:
             seed=seed,
         )
         for checkpoint, value, setting, scheme, seed in choices
-    ]
+    )
+    return list(dict.fromkeys(listed))
 
 
 def teachers(cell: Cell) -> tuple[Cell, ...]:
