@@ -25,7 +25,7 @@ def launch(
     Done cells are skipped with a line. A cell that fails stops no other, but for the students of a
     teacher that failed. `uri` is where MLflow keeps its runs, None for nowhere.
     """
-    write_orders([one for one in planned if one.state != "running"], place)
+    write_orders([one for one in planned if one.to_run], place)
     for one in planned:
         if not one.to_run:
             _say(console, f"{one.folder.name}: skipped, {one.reason}")

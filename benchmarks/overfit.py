@@ -1,6 +1,6 @@
 """Can the networks learn? Eight real frames, learned by heart from a random backbone.
 
-    python benchmarks/overfit.py --data ../shared/data/bdd_mini            two cores, half an hour
+    python benchmarks/overfit.py --data ../shared/data/bdd_mini            two cores, ten minutes
     python benchmarks/overfit.py --data ../shared/data/bdd_mini --full     a GPU: the paper's sizes
 
 The frames are those with all three labels that have the most boxes of a size that the network can
@@ -50,12 +50,12 @@ def small() -> Trial:
     (finetune,) = demo.stages
     values = replace(
         demo,
-        stages=(replace(finetune, epochs=36, lr=5e-4, warmup_steps=50, decay_at=(0.7, 0.9)),),
+        stages=(replace(finetune, epochs=14, lr=5e-4, warmup_steps=50, decay_at=(0.7, 0.9)),),
         scheme="zeroing",
         input=replace(demo.input, train_short=(160,), test_short=160, max_long=288),
         model=replace(demo.model, det=replace(demo.model.det, proposals=100)),
         optim=Optim(batch=4),
-        val_every=2,
+        val_every=1,
     )
     return Trial(protocol=values, bars={"sem/mIoU": 60, "driv/mIoU": 80, "det/AP50": 30})
 
