@@ -56,6 +56,9 @@ def _run(todo: list[PlannedCell], runner: Runner, mirror: "Mirror", console: Con
 
         carry_out(run_cell, [one for one in todo if one.labels is None])
         carry_out(make_labels, [one for one in labels.values() if one.can_be_made()])
+        for one in labels.values():
+            if one.made():
+                _say(console, f"{one.title}: {one.summary()}")
         carry_out(run_cell, [one for one in todo if one.labels and one.labels.made()])
     for one in todo:
         if one.labels and not one.labels.made():

@@ -72,6 +72,19 @@ class PseudoLabels(Node):
         """Return what a person calls it, in a few words."""
         return f"pseudo labels {self.folder.name}"
 
+    def summary(self) -> str:
+        """Return in a line what the labels hold, once they are made."""
+        statistics = read_json(self.folder / LABELS_DONE)
+        return "; ".join(
+            f"{task} for {found['frames']:,} frames, "
+            + (
+                f"{found['boxes_per_frame']:.1f} boxes each"
+                if task == "det"
+                else f"{found['ignored_percent']:.0f} % of the pixels ignored"
+            )
+            for task, found in statistics.items()
+        )
+
     def can_be_made(self) -> bool:
         """Return whether all teachers are done by now."""
         return all(state(teacher.folder) == "done" for teacher in self.teachers)

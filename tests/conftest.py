@@ -17,7 +17,10 @@ install_import_hook(["bench.model", "bench.eval", "zoo.resnet50"], "beartype.bea
 settings.register_profile("here", deadline=None, derandomize=True)
 settings.load_profile("here")
 
-REQUIRED = {"../shared/data is not here": "REQUIRE_SHARED", "pdflatex is not installed": "REQUIRE_TEX"}
+REQUIRED = {
+    "../shared/data is not here": "REQUIRE_SHARED",
+    "pdflatex is not installed": "REQUIRE_TEX",
+}
 
 
 @pytest.hookimpl(hookwrapper=True)
