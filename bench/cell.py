@@ -59,19 +59,23 @@ class Cell:
         protocol = Protocol.from_dict(values["protocol"])
         return cls(**{**values, "protocol": protocol, "tasks": tuple(values["tasks"])})
 
-    def key(self, *, weights: str, split: str, needs: tuple[str, ...] = ()) -> str:
+    def key(
+        self, *, weights: str | None, data: str, split: str, needs: tuple[str, ...] = ()
+    ) -> str:
         """Return the hash of all that can change this cell's numbers.
 
-        `weights` is the hash of the canonical tensors and their declared semantics, `split` that of
-        the split manifest, `needs` the keys of the cells whose results this one uses.
+        `weights` is the hash of the canonical tensors and their declared semantics, `data` that of
+        the frames and their labels, `split` that of the split manifest, `needs` the keys of the
+        cells whose results this one uses.
         """
         return hashed(
             {
                 "address": self.address,
                 "version": VERSION,
-                "resolved": self.resolved(),
+                "resolved": {**self.resolved(), "protocol": self._affecting(self.protocol)},
                 "batchnorm_batch": self.protocol.optim.batch,
                 "weights": weights,
+                "data": data,
                 "split": split,
                 "needs": sorted(needs),
             }
@@ -80,14 +84,24 @@ class Cell:
     def _preset(self) -> Protocol:
         return preset_protocol(self.protocol.name, self.protocol.preset)
 
+    @staticmethod
+    def _affecting(protocol: Protocol) -> dict[str, Any]:
+        """Return the values that can change a number: validations on the way do not."""
+        values = asdict(protocol)
+        del values["val_every"]
+        if protocol.scheme != "self-training":
+            del values["pseudo"]
+        return values
+
     def _changes(self) -> dict[str, Any]:
         """Return the groups of values that differ from the preset's, epochs aside."""
         preset = self._preset()
         stages = zip(self.protocol.stages, preset.stages, strict=True)
         same_epochs = tuple(replace(mine, epochs=its.epochs) for mine, its in stages)
-        mine, its = asdict(replace(self.protocol, stages=same_epochs)), asdict(preset)
+        mine = self._affecting(replace(self.protocol, stages=same_epochs))
+        its = self._affecting(preset)
         own = {"scheme", "heads"}  # parts of the address already
-        return {k: v for k, v in mine.items() if v != its[k] and k not in own}
+        return {k: v for k, v in mine.items() if v != its.get(k, v) and k not in own}
 
 
 def hashed(value: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.selectors import asked, commas, selectors, store_of, wanted
+from bench.selectors import asked, commas, latest, selectors, store_of, values, wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,7 @@ FORMATS = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "js
 
 def main() -> None:
     """Run the command: exit code 2 and one line on standard error for a user's mistake."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends workers as Ctrl-C does
     try:
         code = bench.main(standalone_mode=False)
     except click.ClickException as error:
@@ -35,6 +37,8 @@ def main() -> None:
         if not isinstance(error, _mistakes()):
             raise
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'this machine'}: {error.strerror}.")
     else:
         sys.exit(code or 0)
 
@@ -49,7 +53,7 @@ def bench() -> None:
 
 
 @bench.command()
-@selectors
+@values
 @click.option("--runner", type=click.Choice(["here", "local"]), default="local", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), help="Cells at once.  [one a GPU, or a core]")
 @click.option("--track", help="MLflow's address, or off.  [mlflow.db in the store]")
@@ -72,16 +76,17 @@ def run(runner: str, jobs: int | None, track: str | None, **chosen: Any) -> int:
     todo = sum(one.to_run for one in planned)
     uri = None if track == "off" else track or default_uri(place.store.root)
     chosen_runner, how = choose_runner(runner, place.store.root, jobs, todo)
-    _say(console, f"{len(planned)} cells, {todo} to run, {how}. Store: {place.store.root}")
+    _say(console, f"{len(planned)} cells, {todo} to run: {how}. Store: {place.store.root}")
     code = launch(planned, place, runner=chosen_runner, uri=uri, console=console)
-    for text in _tables(request, place.store, "console", console.width):
+    exactly = {one.cell.address: one.folder for one in planned}
+    for text in _tables(request, place.store, "console", console.width, place.root, exactly):
         click.echo(text)
     _closing(planned, console)
     return code
 
 
 @bench.command()
-@selectors
+@values
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--show-sbatch", is_flag=True, help="The script SLURM would get for what is to run.")
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="partition=…,time=…,account=…")
@@ -100,18 +105,20 @@ def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any
         unknown = {"low": None, "expected": None, "high": None}
         listed = [one.to_json() for one in planned]
         _print_json({"cells": listed, "gpu_hours": unknown, "disk_gb": None})
+    elif show_sbatch and not todo:
+        click.echo("Nothing is to be run.")
     elif show_sbatch:
         from runners.cluster import SlurmOptions, sbatch_text
 
         options = SlurmOptions.parse(",".join(slurm))
         click.echo(sbatch_text(place.store.root / "logs" / "slurm", options, todo))
     else:
-        _print_rows(
-            ("cell", "state", "reason"), [(p.folder.name, p.state, p.reason) for p in planned]
-        )
-        split = planned[0].order["split"]
-        counts = ", ".join(f"{task} {count:,}" for task, count in split["counts"].items())
-        click.echo(f"{len(planned)} cells, {todo} to run; {split['frames']:,} frames ({counts}).")
+        rows = [(one.folder.name, one.state, one.reason) for one in planned]
+        _print_rows(("cell", "state", "reason"), rows)
+        for split in {one.split.sha256: one.split for one in planned}.values():
+            counts = ", ".join(f"{task} {count:,}" for task, count in split.counts().items())
+            click.echo(f"{split.setting}: {len(split.frames):,} training frames, {counts}.")
+        click.echo(f"{len(planned)} cells, {todo} to run.")
 
 
 @bench.command()
@@ -132,12 +139,12 @@ def status(as_json: bool, **chosen: Any) -> None:
     if not found:
         click.echo("The store has no such cell.")
         return
-    shown = [{**line, "progress": f"{100 * line['progress']:.0f} %"} for line in found]
+    shown = [{**line, "progress": f"{100 * (line['progress'] or 0):.0f} %"} for line in found]
     _print_rows(columns, [tuple(line[name] for name in columns) for line in shown])
 
 
 @bench.command()
-@selectors
+@values
 @click.option(
     "--format",
     "formats",
@@ -153,22 +160,27 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
 
     Example: bench report --table 2 --format markdown,latex --out tables
     """
-    chosen["table"] = chosen["table"] or "2"
-    request, place = asked(chosen)
     for form in formats:
         if form not in FORMATS:
             raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(FORMATS)}.")
-        for text in _tables(request, place.store, form, _console().width):
+    chosen = latest(chosen)
+    request, place = asked(chosen)
+    root = place.root if chosen["data"] else None
+    for form in formats:
+        for text in _tables(request, place.store, form, _console().width, root):
             if out is None:
                 click.echo(text)
             else:
-                _write(out / f"table{chosen['table']}.{FORMATS[form]}", text)
-    return int(strict and not _complete(request, place.store))
+                _write(out / f"table{chosen['table'] or '2'}.{FORMATS[form]}", text)
+    return int(strict and not _complete(request, place.store, root))
 
 
 @bench.group()
 def zoo() -> None:
-    """The checkpoints: which there are, and what is known of each."""
+    """The checkpoints: which there are, and what is known of each.
+
+    Example: bench zoo ls
+    """
 
 
 @zoo.command("ls")
@@ -230,19 +242,32 @@ def zoo_show(name: str, as_json: bool) -> None:
 
 @bench.group()
 def data() -> None:
-    """The data: a check of a folder, and a drawn data set in the same layout."""
+    """The data: a check of a folder, and a drawn data set in the same layout.
+
+    Example: bench data check /data/bdd100k
+    """
 
 
 @data.command("check")
 @click.argument("folder", type=click.Path(path_type=Path))
 def data_check(folder: Path) -> None:
-    """Read a BDD100K folder, open every file, and print what is there and what is left out.
+    """Read a BDD100K folder, decode every file, and print what is there and what is left out.
 
     Example: bench data check /data/bdd100k
     """
-    from bench.data.bdd100k import read
+    from concurrent.futures import ThreadPoolExecutor
+
+    from bench.data.bdd100k import Frame, read
+    from bench.data.classes import TASKS
+    from bench.data.sample import decode
+
+    def check(frame: Frame) -> None:
+        decode(frame, TASKS)
 
     found = read(folder)
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(check, [*found.train.values(), *found.val.values()]):
+            pass
     for split in ("train", "val"):
         labelled = found.labelled(split)
         counts = ", ".join(f"{len(names):,} {task}" for task, names in labelled.items())
@@ -265,7 +290,14 @@ def data_demo(folder: Path) -> None:
     click.echo(f"{folder} holds the demo data set. bench data check {folder}")
 
 
-def _tables(request: Request, store: Store, form: str, width: int) -> list[str]:
+def _tables(
+    request: Request,
+    store: Store,
+    form: str,
+    width: int,
+    root: Path | None,
+    exactly: dict[str, Path] | None = None,
+) -> list[str]:
     """Return Table 2 of a request's checkpoints, once for each setting and scheme."""
     from dataclasses import replace
     from itertools import product
@@ -278,21 +310,20 @@ def _tables(request: Request, store: Store, form: str, width: int) -> list[str]:
     texts = []
     for setting, scheme in product(request.settings, request.schemes):
         one = replace(request, settings=(setting,), schemes=(scheme,), protocols=("pf", "paf"))
-        frame, stale = rows(cells(one), store)
+        frame, stale = rows(cells(one), store, root=root, exactly=exactly)
         constant = {k: v for k, v in constants(frame).items() if k in METRICS}
         references = {"Best constant prediction": constant} if constant else {}
-        text = render(table2(frame, references), form, width=width)
-        texts.append(text)
+        texts.append(render(table2(frame, references), form, width=width))
         for home in stale:
             click.echo(f"stale, left out: {home.name}", err=True)
     return texts
 
 
-def _complete(request: Request, store: Store) -> bool:
+def _complete(request: Request, store: Store, root: Path | None) -> bool:
     from bench.grids import cells
     from bench.results import rows
 
-    frame, stale = rows(cells(request), store)
+    frame, stale = rows(cells(request), store, root=root)
     return bool((frame["state"] == "done").all()) and not stale
 
 

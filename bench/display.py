@@ -54,7 +54,8 @@ class Display:
     def finished(self, one: Node, error: str | None) -> None:
         """Say how a cell ended."""
         self.ended += 1
-        how = "done" if error is None else f"failed: {error}"
+        busy = (error or "").startswith("Busy")
+        how = "done" if error is None else error if busy else f"failed: {error}"
         self._say(f"[{self.ended}/{len(self.nodes)}] {one.title}: {how}")
         self._progress.update(self._total, completed=self.ended)
         if one.folder in self._bars:

@@ -11,7 +11,7 @@ from bench import BenchError
 from bench.cell import Cell, hashed
 from bench.data import bdd100k
 from bench.data.classes import TASKS
-from bench.data.demo.draw import draw
+from bench.data.demo.draw import draw, is_drawn
 from bench.grids import teachers
 from bench.store import Store, read_json, state, write_json, write_text
 from protocols import VERSION
@@ -131,7 +131,7 @@ def plan(cells: list[Cell], place: Place) -> list[PlannedCell]:
     """Return the cells and before them the teachers they need, each with its key and its state.
 
     Nothing is written but caches. Missing weights without leave to use stand-ins, and data that
-    do not fit, raise.
+    do not fit, raise `BenchError` or one of its kin.
     """
     if place.demo and not place.root.is_dir():
         raise BenchError(
@@ -229,19 +229,25 @@ class _Planner:
 
     def _order(self, cell: Cell, frames: Split, labels: PseudoLabels | None) -> dict[str, Any]:
         """Return what `cell.json` holds: all that a run of the cell starts from."""
-        weights, place = self.weights[cell.zoo], self.place
+        weights = self.weights[cell.zoo]
         needs = tuple(one.order["key"] for one in labels.teachers) if labels else ()
         own = {name: set(tasks) & set(cell.tasks) for name, tasks in frames.frames.items()}
         return {
             "version": VERSION,
-            "key": cell.key(weights=weights["sha256"], split=frames.sha256, needs=needs),
+            "key": cell.key(
+                weights=weights["sha256"],
+                data=self.data.sha256,
+                split=frames.sha256,
+                needs=needs,
+            ),
             "address": cell.address,
             "resolved": cell.resolved(),
             "needs": list(needs),
             "pseudo": labels.folder.name if labels else None,
             "weights": weights,
             "data": {
-                "name": "demo" if place.demo else self.data.root.name,
+                "name": self.data.root.name,
+                "drawn": is_drawn(self.data.root),
                 "root": str(self.data.root),
                 "sha256": self.data.sha256,
             },
@@ -297,7 +303,7 @@ def _reason(folder: Path, now: str, order: dict[str, Any], finished: dict[str, A
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return the first thing in which two orders for one address differ."""
-    for name, what in (("weights", "weights"), ("split", "split or data")):
+    for name, what in (("weights", "weights"), ("data", "data"), ("split", "split")):
         if old[name]["sha256"] != new[name]["sha256"]:
             return what
     if old["needs"] != new["needs"]:

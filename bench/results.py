@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +15,38 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def rows(cells: Iterable[Cell], store: Store) -> tuple[DataFrame, list[Path]]:
+def rows(
+    cells: Iterable[Cell],
+    store: Store,
+    *,
+    root: Path | None = None,
+    exactly: Mapping[str, Path] | None = None,
+) -> tuple[DataFrame, list[Path]]:
     """Return one row a cell, and the folders of results that are left out as stale.
 
-    Cells are found by their addresses. Where several finished results have one address (other
-    weights, other data) the newest counts; and all rows come from the protocol version and the
-    data of the newest result of all, for a table never mixes them. The others are stale.
+    Cells are found by their addresses, or by `exactly`, which maps an address to the folder that is
+    meant. `root` admits only what was run on the data in that folder. Where several finished
+    results of an address are left (other weights, other values of data) the newest counts; and all
+    rows come from the protocol version and the data of the newest of all, or of `exactly`: a table
+    never mixes them.
     """
     from pandas import DataFrame
 
-    listed = list(cells)
+    listed, exactly = list(cells), dict(exactly or {})
     addresses = {cell.address for cell in listed}
     orders = {home: read_json(home / "cell.json") for home in store.cells()}
-    orders = {home: order for home, order in orders.items() if order["address"] in addresses}
-    finished = [home for home in orders if (home / "result.json").exists()]
-    newest = max(finished, key=lambda home: (home / "result.json").stat().st_mtime, default=None)
-    group = _group(orders[newest]) if newest else None
-    chosen: dict[str, Path] = {}
-    for home in sorted(orders, key=lambda home: (home in finished, _age(home))):
-        if group is None or _group(orders[home]) == group:
-            chosen[orders[home]["address"]] = home
-    stale = [home for home in finished if home not in chosen.values()]
+    orders = {
+        home: order
+        for home, order in orders.items()
+        if order["address"] in addresses and root in (None, Path(order["data"]["root"]))
+    }
+    newest = sorted(orders, key=_age)
+    group = next((_group(orders[h]) for h in exactly.values() if h in orders), None)
+    if group is None and newest:
+        group = _group(orders[newest[-1]])
+    chosen = {orders[home]["address"]: home for home in newest if _group(orders[home]) == group}
+    chosen |= {address: home for address, home in exactly.items() if home in orders}
+    stale = [home for home in newest if home not in chosen.values() and state(home) == "done"]
     return DataFrame([_row(cell, chosen.get(cell.address)) for cell in listed]), stale
 
 
@@ -52,8 +63,10 @@ def _group(order: dict[str, Any]) -> tuple[Any, ...]:
     return (order["version"], order["data"]["sha256"])
 
 
-def _age(home: Path) -> float:
-    return (home / "cell.json").stat().st_mtime
+def _age(home: Path) -> tuple[bool, float]:
+    """Return what sorts cells by when they were finished, the unfinished before all others."""
+    done = home / "result.json"
+    return done.exists(), (done if done.exists() else home / "cell.json").stat().st_mtime
 
 
 def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
@@ -78,7 +91,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         return row
     order = read_json(home / "cell.json")
     row["key"] = order["key"]
-    row["stand_in"] = order["weights"]["stand_in"] or order["data"]["name"] == "demo"
+    row["stand_in"] = order["weights"]["stand_in"] or order["data"]["drawn"]
     if now == "failed":
         row["error"] = (home / "error.txt").read_text().partition("\n")[0]
     if now == "done":

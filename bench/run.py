@@ -35,6 +35,7 @@ def run_cell(folder: str) -> None:
     """
     home = Path(folder)
     if (home / "result.json").exists():
+        state.remove(home)  # what an attempt that ended right here may have left
         return
     with locked(home), failure_kept(home):
         order = read_json(home / "cell.json")

@@ -22,14 +22,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def commas(context: click.Context, parameter: click.Parameter, value: Any) -> tuple[str, ...]:
     """Split comma lists; a repeated option adds to its list."""
     given = value if isinstance(value, tuple) else (value,) if value else ()
-    return tuple(item.strip() for text in given for item in text.split(",") if item.strip())
+    items = tuple(item.strip() for text in given for item in text.split(",") if item.strip())
+    if given and not items:
+        raise click.BadParameter("is empty. Name something, or leave the option out.")
+    return items
 
 
 def _many(name: str, help: str) -> Callable[[Command], Command]:
     return click.option(name, multiple=True, callback=commas, metavar="A,B,…", help=help)
 
 
-OPTIONS = (
+CELLS = (
     _many("--zoo", "all (the paper's nine), names, 'moco*', a family, '!byol'.  [all]"),
     _many("--protocol", "pf (pretrain-finetune), paf (pretrain-adapt-finetune).  [pf,paf]"),
     _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
@@ -37,8 +40,11 @@ OPTIONS = (
     click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN).  [transformer]"),
     _many("--tasks", "Any of sem,driv,det.  [all three]"),
     _many("--seeds", "0 or 0,1,2.  [0]"),
-    click.option("--table", help="The cells of a table of the paper, in place of the above."),
     click.option("--preset", help="paper, demo or tiny.  [paper; with the demo data, demo]"),
+    click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]"),
+)
+VALUES = (
+    click.option("--table", help="The cells of a table of the paper, in place of --zoo and so on."),
     click.option(
         "--set",
         "overrides",
@@ -48,15 +54,21 @@ OPTIONS = (
     ),
     click.option("--data", help="A BDD100K folder, or demo.  [$BENCH_DATA, else demo]"),
     click.option("--stand-ins", is_flag=True, help="Random weights where published ones miss."),
-    click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]"),
 )
 
 
 def selectors(command: Command) -> Command:
-    """Give a command the selectors; they arrive as keywords, `asked` reads them."""
-    for option in reversed(OPTIONS):
+    """Give a command the options that say which cells; they arrive as keywords."""
+    for option in reversed(CELLS):
         command = option(command)
     return command
+
+
+def values(command: Command) -> Command:
+    """Give a command, beside the selectors, the options that `asked` reads."""
+    for option in reversed(VALUES):
+        command = option(command)
+    return selectors(command)
 
 
 def asked(chosen: dict[str, Any]) -> tuple[Request, Place]:
@@ -86,9 +98,25 @@ def store_of(chosen: dict[str, Any]) -> Store:
 
 def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
     """Return whether a cell fits the selectors that were given; one not given fits all."""
+    from bench.data.classes import TASKS
+    from protocols import known
+    from protocols.presets import HEADS, PRESETS, PROTOCOLS, SCHEMES
+    from protocols.settings import SETTINGS
     from zoo.catalog import select
 
+    one = {name: (chosen[name],) if chosen[name] else () for name in ("heads", "preset")}
+    for name, given, values in (
+        ("protocol", chosen["protocol"], PROTOCOLS),
+        ("setting", chosen["setting"], tuple(SETTINGS)),
+        ("scheme", chosen["scheme"], SCHEMES),
+        ("task", chosen["tasks"], TASKS),
+        ("heads", one["heads"], HEADS),
+        ("preset", one["preset"], PRESETS),
+    ):
+        for value in given:
+            known(name, value, values)
     zoo = {checkpoint.name for checkpoint in select(chosen["zoo"])} if chosen["zoo"] else None
+    seeds = tuple(map(_seed, chosen["seeds"]))
 
     def fits(cell: Cell) -> bool:
         return all(
@@ -98,12 +126,28 @@ def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
                 (cell.protocol.name, chosen["protocol"]),
                 (cell.setting, chosen["setting"]),
                 (cell.protocol.scheme, chosen["scheme"]),
-                (cell.protocol.preset, (chosen["preset"] or cell.protocol.preset,)),
-                (str(cell.seed), chosen["seeds"]),
+                (cell.protocol.heads, one["heads"]),
+                (cell.protocol.preset, one["preset"]),
+                (set(cell.tasks), chosen["tasks"] and [set(chosen["tasks"])]),
+                (cell.seed, seeds),
             )
         )
 
     return fits
+
+
+def latest(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the data and the preset of the newest result where none is given."""
+    from bench.cell import Cell
+    from bench.store import read_json
+
+    homes = store_of(chosen).cells()
+    if chosen["data"] or chosen["preset"] or os.environ.get("BENCH_DATA") or not homes:
+        return chosen
+    newest = max(homes, key=lambda home: (home / "cell.json").stat().st_mtime)
+    order = read_json(newest / "cell.json")
+    preset = Cell.from_resolved(order["resolved"]).protocol.preset
+    return {**chosen, "data": order["data"]["root"], "preset": preset}
 
 
 _OPTION = {"protocols": "protocol", "settings": "setting", "schemes": "scheme"}

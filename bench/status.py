@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import BenchError
 from bench.cell import Cell
 from bench.store import Store, read_json, read_lines, state
 from protocols.schemes import steps
+
+COLUMNS = (
+    *("key", "cell", "state", "stage", "progress", "eta_s"),
+    *("heartbeat_age_s", "attempts", "error"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +29,7 @@ class Reached:
 
 def reached(home: Path) -> Reached | None:
     """Return how far the cell in a folder has come; None before its first report."""
-    reports = [line for line in read_lines(home / "progress.jsonl") if line["kind"] == "train"]
+    reports = [line for line in read_lines(home / "progress.jsonl") if line.get("kind") == "train"]
     if not reports:
         return None
     order = read_json(home / "cell.json")
@@ -40,9 +46,16 @@ def lines(store: Store, wanted: Callable[[Cell], bool]) -> list[dict[str, Any]]:
 
     `progress` is the share of the optimiser steps of all stages that are taken.
     """
-    homes = store.cells()
-    cells = (Cell.from_resolved(read_json(home / "cell.json")["resolved"]) for home in homes)
-    return [_line(home) for home, cell in zip(homes, cells, strict=True) if wanted(cell)]
+    found = []
+    for home in store.cells():
+        try:
+            cell = Cell.from_resolved(read_json(home / "cell.json")["resolved"])
+        except (BenchError, KeyError, TypeError):  # damaged, or of another version
+            found.append({**dict.fromkeys(COLUMNS), "cell": home.name, "state": "unreadable"})
+            continue
+        if wanted(cell):
+            found.append(_line(home))
+    return found
 
 
 def _line(home: Path) -> dict[str, Any]:

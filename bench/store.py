@@ -17,6 +17,7 @@
 This file knows no cell and imports no torch.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -24,14 +25,18 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bench import BenchError
 
 BEAT_S = 5.0  # seconds between heart-beats
-DEAD_S = 60.0  # a lock of another host that has not beaten for so long is nobody's
+DEAD_S = 60.0  # a lock that has not beaten for so long is nobody's
+
+
+class Busy(BenchError):
+    """Somebody else runs the cell that was to be run."""
 
 
 class Store:
@@ -82,31 +87,25 @@ def owner(folder: Path) -> dict[str, Any] | None:
     lock = folder / "lock"
     try:
         age = time.time() - lock.stat().st_mtime
-        holder = json.loads(lock.read_text() or "{}")
-    except (FileNotFoundError, json.JSONDecodeError):
+        holder = json.loads(lock.read_text())
+        host, pid = holder["host"], holder["pid"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    if holder.get("host") == socket.gethostname():
-        return holder if _alive(holder["pid"]) else None
-    return holder if age < DEAD_S else None
+    if age > DEAD_S or (host == socket.gethostname() and not _alive(pid)):
+        return None
+    return holder
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the cell's lock, with a heart-beat; raise `BenchError` where somebody else does."""
+    """Hold the cell's lock, with a heart-beat; raise `Busy` where somebody else does."""
     lock = folder / "lock"
-    holder = owner(folder)
-    if holder is not None:
-        raise BenchError(
-            f"{folder.name} is being run by process {holder['pid']} on {holder['host']}. "
-            "Wait for it, or stop it first."
-        )
-    lock.unlink(missing_ok=True)
-    me = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-    try:
-        with lock.open("x") as stream:
-            stream.write(me)
-    except FileExistsError:
-        raise BenchError(f"{folder.name} has just been taken by another process.") from None
+    with (folder.parent / ".taking").open("w") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)  # of several takers of a dead lock, one at a time
+        holder = owner(folder)
+        if holder is not None:
+            raise Busy(f"{folder.name} is run by process {holder['pid']} on {holder['host']}.")
+        write_text(lock, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(lock, stop), daemon=True)
     beat.start()
@@ -124,14 +123,24 @@ def failure_kept(home: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        write_text(home / "error.txt", text)
+        with suppress(OSError):  # a full disk must not hide what went wrong
+            write_failure(home, f"{type(error).__name__}: {error}", traceback.format_exc())
         raise
 
 
+def write_failure(home: Path, error: str, story: str) -> None:
+    """Write why a cell failed: one line, then the whole story."""
+    write_text(home / "error.txt", f"{error}\n\n{story}")
+
+
 def read_json(file: Path) -> Any:
-    """Return what a JSON file holds."""
-    return json.loads(file.read_text())
+    """Return what a JSON file holds; `BenchError` where it is damaged."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        raise BenchError(
+            f"{file} is damaged. Remove {file.parent} to have it made again."
+        ) from None
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -142,11 +151,14 @@ def write_json(file: Path, value: Any) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write a text file that is either whole or not there."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with unfinished.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(unfinished, file)
+    try:
+        with unfinished.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
@@ -172,7 +184,8 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def _beat(lock: Path, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
-        os.utime(lock)
+        with suppress(FileNotFoundError):
+            os.utime(lock)
 
 
 def _alive(pid: int) -> bool:

@@ -16,6 +16,12 @@ class ProtocolError(ValueError):
 VERSION = 1
 
 
+def check(right: bool, what: str, value: object, would_be_right: str) -> None:
+    """Raise `ProtocolError` unless `right`."""
+    if not right:
+        raise ProtocolError(f"{what} is {value!r}; right would be {would_be_right}.")
+
+
 def known(what: str, value: str, values: tuple[str, ...]) -> str:
     """Return `value` if it is one of `values`, else raise with the nearest of them."""
     if value in values:

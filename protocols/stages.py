@@ -4,10 +4,11 @@ Everything here is a frozen value. A protocol is what every checkpoint of a comp
 nothing in it names a checkpoint, a folder or a machine.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from protocols import ProtocolError, known
+from protocols import check, known
 
 PARTS = ("backbone", "neck", "heads")
 
@@ -32,8 +33,11 @@ class Stage:
     def __post_init__(self) -> None:
         for part in self.learns:
             known("part", part, PARTS)
-        if self.epochs < 0:
-            raise ProtocolError(f"Stage {self.name} has {self.epochs} epochs; 0 or more are right.")
+        where = f"stages.{self.name}"
+        check(bool(self.learns), f"{where}.learns", self.learns, "one part or more")
+        check(self.epochs >= 0, f"{where}.epochs", self.epochs, "0 or more")
+        check(0 < self.lr < math.inf, f"{where}.lr", self.lr, "a positive number")
+        check(self.warmup_steps >= 0, f"{where}.warmup_steps", self.warmup_steps, "0 or more")
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of step `step` (from 0) out of `steps`."""
@@ -61,6 +65,12 @@ class Input:
 
     def __post_init__(self) -> None:
         known("input.contract", self.contract, ("native", "imagenet"))
+        shorts = self.train_short
+        check(bool(shorts) and min(shorts) > 0, "input.train_short", shorts, "one size or more")
+        check(self.test_short > 0, "input.test_short", self.test_short, "1 or more")
+        check(self.max_long > 0, "input.max_long", self.max_long, "1 or more")
+        multiple = self.pad_to > 0 and self.pad_to % 32 == 0
+        check(multiple, "input.pad_to", self.pad_to, "a multiple of 32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +130,10 @@ class Optim:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ProtocolError(f"A batch of {self.batch} images: 1 or more are right.")
+        check(self.batch >= 1, "optim.batch", self.batch, "1 or more")
+        decay, clip = self.weight_decay, self.clip_norm
+        check(0 <= decay < math.inf, "optim.weight_decay", decay, "0 or more")
+        check(0 < clip < math.inf, "optim.clip_norm", clip, "a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +149,11 @@ class Pseudo:
     seg_score: float = 0.3
     teacher: str = "supervised_tv_v1"
     teacher_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(0 <= self.det_score <= 1, "pseudo.det_score", self.det_score, "from 0 to 1")
+        check(0 <= self.seg_score <= 1, "pseudo.seg_score", self.seg_score, "from 0 to 1")
+        check(self.teacher_seed >= 0, "pseudo.teacher_seed", self.teacher_seed, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ def one(**request):
     return cells(Request(**{"zoo": ("moco_v2",), "protocols": ("paf",), **request}))[0]
 
 
-def key(cell, weights="w", split="s", needs=()):
-    return cell.key(weights=weights, split=split, needs=needs)
+def key(cell, weights="w", data="d", split="s", needs=()):
+    return cell.key(weights=weights, data=data, split=split, needs=needs)
 
 
 def test_the_address_says_what_was_asked_for():
@@ -49,6 +49,7 @@ def test_the_key_changes_with_everything_that_changes_a_number():
         key(one()),
         key(one(), weights="other"),
         key(one(), split="other"),
+        key(one(), data="other"),
         key(one(), needs=("teacher",)),
         key(one(seeds=(1,))),
         key(one(overrides=("stages.adapt.epochs=1",))),
@@ -56,8 +57,16 @@ def test_the_key_changes_with_everything_that_changes_a_number():
         key(one(overrides=("input.contract=imagenet",))),
         key(one(preset="demo")),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert key(one()) == key(one())
+
+
+def test_what_changes_no_number_is_not_in_the_key():
+    assert key(one()) == key(one(overrides=("val_every=1",)))
+    zeroing = one(schemes=("zeroing",))
+    scored = one(schemes=("zeroing",), overrides=("pseudo.det_score=0.6",))
+    assert (zeroing.address, key(zeroing)) == (scored.address, key(scored))
+    assert key(one()) != key(one(overrides=("pseudo.det_score=0.6",)))
 
 
 def test_a_short_name_and_its_lineage_are_one_cell():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from bench.cli import main
+from tests import killed
+from tests.conftest import ROOT
 
 GRID = ("--zoo", "moco_v2,clip", "--protocol", "pf,paf", "--preset", "tiny")
 ZEROING = (*GRID, "--scheme", "zeroing")
@@ -122,7 +125,7 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
     assert "7 done" in out
     assert "Best constant prediction" in out
     assert "‡" in out
-    assert {home.name for home in (store / "cells").iterdir()} == {c["cell"] for c in planned}
+    assert {home.name for home in (store / "cells").glob("*-*")} == {c["cell"] for c in planned}
     for cell in planned:
         left = set(os.listdir(store / "cells" / cell["cell"]))
         assert left == {
@@ -260,3 +263,86 @@ def test_a_failed_teacher_ends_its_students_and_no_other_cell(say, streets, new_
     assert code == 1
     assert out.count("failed: ZooError") == 3
     assert out.count("not run, its teachers or their labels are missing") == 2
+
+
+def test_report_follows_its_selectors_and_the_newest_result(say, streets, new_store):
+    store = new_store()
+    words = ("--zoo", "moco_v2", "--preset", "tiny", "--scheme", "zeroing", "--store", store)
+    ran = ("run", *words, "--data", streets, "--stand-ins", "--protocol", "pf", "--tasks", "driv")
+    assert say(*ran, "--runner", "here", "--track", "off")[0] == 0
+    report = ("report", "--scheme", "zeroing", "--tasks", "driv", "--store", store)
+    code, out, err = say(*report, "--zoo", "moco_v2", "--format", "json")
+    rows = [row for row in json.loads(out)["rows"] if row["model"] != "Best constant prediction"]
+    assert (code, err) == (0, "")  # data and preset are those of the newest result
+    assert [row["model"] for row in rows] == ["MoCo-v2", "MoCo-v2"]
+    assert rows[0]["cells"][2]["mean"] is not None
+    assert say(*report, "--protocol", "pf", "--zoo", "moco_v2", "--strict")[0] == 0
+    elsewhere = ("--data", streets.parent, "--preset", "tiny")
+    code, out, err = say(*report, "--zoo", "moco_v2", *elsewhere, "--format", "json")
+    assert all(c["mean"] is None for row in json.loads(out)["rows"] for c in row["cells"])
+
+
+def test_changed_labels_make_a_finished_result_stale(say, tree, new_store):
+    where = ("--data", tree, "--stand-ins", "--store", new_store())
+    words = ("--zoo", "moco_v2", "--protocol", "pf", "--tasks", "det", "--preset", "tiny", *where)
+    assert say("run", *words, "--runner", "here", "--track", "off")[0] == 0
+    file = tree / "labels" / "det_20" / "det_train.json"
+    file.write_text(file.read_text().replace('"category": "car"', '"category": "bus"'))
+    cells = json.loads(say("plan", *words, "--json")[1])["cells"]
+    assert cells[0]["reason"].startswith("stale: data changed since")
+
+
+def test_drivable_masks_of_2018_are_refused(say, tree):
+    for mask in (tree / "labels" / "drivable" / "masks").rglob("*.png"):
+        with Image.open(mask) as label:
+            label.point([1, 2, 0, *range(3, 256)]).save(mask)
+    code, out, err = say("data", "check", tree)
+    assert (code, out) == (2, "")
+    assert "In BDD100K's current release background is 2" in err
+
+
+def test_a_worker_that_is_killed_fails_its_cell_and_says_so(say, streets, new_store, monkeypatch):
+    store = new_store()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("bench.run.run_cell", killed.kill_me)
+    words = ("run", *ZEROING, "--data", streets, "--stand-ins", "--store", store, "--track", "off")
+    code, out, _ = say(*words, "--jobs", "2")
+    assert code == 1
+    assert len(re.findall(r"^\[\d/4\] .* failed: The worker died", out, re.MULTILINE)) == 4
+    cells = json.loads(say("status", "--store", store, "--json")[1])["cells"]
+    assert {cell["state"] for cell in cells} == {"failed"}
+    assert all("The worker died" in cell["error"] for cell in cells)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--zoo", ""),
+        ("--seeds", ","),
+        ("--protocol", "foo"),
+        ("--tasks", "depth"),
+        ("--heads", "nope"),
+        ("--setting", "nope"),
+    ],
+)
+def test_status_refuses_what_does_not_exist(say, words):
+    code, out, err = say("status", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_cell_of_another_version_is_shown_as_unreadable(say):
+    home = Path("runs/cells/old")
+    home.mkdir(parents=True)
+    (home / "cell.json").write_text('{"resolved": {"protocol": {"colour": 1}}}')
+    code, out, _ = say("status", "--json")
+    assert code == 0
+    assert [cell["state"] for cell in json.loads(out)["cells"]] == ["unreadable"]
+    (home / "cell.json").write_text("")
+    assert say("status")[0] == 0
+
+
+def test_a_place_that_cannot_be_written_is_one_line(say, streets):
+    words = ("report", "--format", "csv", "--out", "/dev/null/tables", "--data", streets)
+    code, _, err = say(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Not a directory" in err

@@ -126,7 +126,7 @@ def test_the_store_is_read_without_torch(verb, tmp_path):
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *verb, "--data", "demo", "--store", str(tmp_path)],
+        [sys.executable, "-c", code, *verb, "--store", str(tmp_path)],
         capture_output=True,
         text=True,
         check=True,

@@ -3,6 +3,9 @@
 import json
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,6 +17,7 @@ from bench.store import (
     append_line,
     locked,
     owner,
+    read_json,
     read_lines,
     state,
     write_json,
@@ -59,6 +63,44 @@ def test_a_lock_of_another_host_counts_while_its_heart_beats(tmp_path):
     past = time.time() - DEAD_S - 1
     os.utime(tmp_path / "lock", (past, past))
     assert state(tmp_path) == "pending"
+
+
+def test_a_lock_that_stopped_beating_is_nobodys_even_where_its_number_is_in_use_again(tmp_path):
+    (tmp_path / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    assert state(tmp_path) == "running"
+    past = time.time() - DEAD_S - 1
+    os.utime(tmp_path / "lock", (past, past))
+    with locked(tmp_path):
+        assert owner(tmp_path) is not None
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{'host"])
+def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
+    (tmp_path / "lock").write_text(content)
+    assert state(tmp_path) == "pending"
+    with locked(tmp_path):
+        assert state(tmp_path) == "running"
+
+
+def test_of_several_takers_of_a_dead_lock_one_gets_it(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from bench.store import locked, Busy\n"
+        "try:\n    with locked(Path(sys.argv[1])): print('mine'); time.sleep(2)\n"
+        "except Busy: print('busy')"
+    )
+    (tmp_path / "lock").write_text("")
+    takers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    assert sorted(taker.communicate()[0].strip() for taker in takers) == ["busy"] * 5 + ["mine"]
+
+
+def test_damaged_json_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "cell.json").write_text('{"half')
+    with pytest.raises(BenchError, match=r"cell\.json is damaged\. Remove"):
+        read_json(tmp_path / "cell.json")
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

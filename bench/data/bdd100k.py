@@ -12,7 +12,7 @@ are decoded elsewhere: this file imports no torch. Source: bdd100k/bdd100k doc/s
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bench.data import DataError
-from bench.data.classes import DET, DET_ALIASES, DET_CROWD, TASKS
+from bench.data.classes import DET, DET_ALIASES, DET_CROWD, DRIV, TASKS
 
 SPLITS = ("train", "val")
+ENCODING_SAMPLE = 32  # drivable masks that are looked into
 _SETS = {"det": "100k", "driv": "100k", "sem": "10k"}
 _MASKS = {"driv": "drivable", "sem": "sem_seg"}
 
@@ -52,6 +53,7 @@ class Frame:
     sem: Path | None = None
     driv: Path | None = None
     det: Boxes | None = None
+    digest: str = ""  # of the sizes and last bytes of its files, and of its boxes
 
     def tasks(self) -> tuple[str, ...]:
         """Return the tasks whose label this frame has."""
@@ -74,8 +76,12 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of which frames there are and which labels they carry."""
-        named = [{n: f.tasks() for n, f in frames.items()} for frames in (self.train, self.val)]
+        """A hash of which frames there are, which labels they carry, and what these hold.
+
+        Of images and masks it sees sizes and last bytes, which compression makes depend on all.
+        """
+        splits = (self.train, self.val)
+        named = [{n: (f.tasks(), f.digest) for n, f in frames.items()} for frames in splits]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
@@ -96,7 +102,8 @@ def read(root: Path) -> Dataset:
     Every labelled image and mask is opened to check that it is whole and that their sizes agree.
     Left out and listed in `excluded`: labels whose image is missing (at most 1 in 20) and frames
     stored on their side (BDD100K has six whose image is 720x1280 under a 1280x720 mask of another
-    scene). Everything else that does not fit raises `DataError`.
+    scene). Some drivable masks are decoded, to tell the ids of 2018 from today's. Everything
+    else that does not fit raises `DataError`.
     """
     if not (root / "images").is_dir() or not (root / "labels").is_dir():
         raise DataError(
@@ -108,6 +115,7 @@ def read(root: Path) -> Dataset:
     for split, task in ((split, task) for split in SPLITS for task in TASKS):
         if not any(task in frame.tasks() for frame in frames[split].values()):
             raise DataError(f"{root} has no {split} frame with a {task} label. Is it complete?")
+    _check_encoding([*frames["train"].values(), *frames["val"].values()])
     return Dataset(root, frames["train"], frames["val"], excluded)
 
 
@@ -184,7 +192,11 @@ def _boxes(labels: list[dict]) -> Boxes:
         attributes = label.get("attributes") or {}
         rows.append((box["x1"], box["y1"], box["x2"] + 1, box["y2"] + 1))
         classes.append(DET.index(name))
-        crowd.append(category in DET_CROWD or bool(attributes.get("crowd")))
+        crowd.append(
+            category in DET_CROWD
+            or bool(attributes.get("crowd"))
+            or bool(attributes.get("ignored"))
+        )
     return Boxes(
         np.array(rows, dtype=np.float64).reshape(-1, 4),
         np.array(classes, dtype=np.int64),
@@ -196,34 +208,56 @@ def _checked(
     name: str, image: Path, labels: dict[str, Boxes | Path], excluded: dict[str, list[str]]
 ) -> Frame | None:
     """Return the frame if its files are whole and agree in size; None if it lies on its side."""
-    size_hw = _probe(image, end=b"\xff\xd9")[0]
-    for task, mask in labels.items():
-        if not isinstance(mask, Path):
+    size_hw, _, tail = _probe(image, end=b"\xff\xd9")
+    digest = hashlib.sha256(tail)
+    for task, label in labels.items():
+        if isinstance(label, Boxes):
+            for values in (label.boxes_xyxy, label.classes, label.crowd):
+                digest.update(values.tobytes())
             continue
-        mask_hw, mode = _probe(mask, end=b"IEND")
+        mask_hw, mode, tail = _probe(label, end=b"IEND")
+        digest.update(tail)
         if mode != "L":
-            raise DataError(f"{mask} is a PNG of mode {mode}; masks are 8-bit, one channel.")
+            raise DataError(f"{label} is a PNG of mode {mode}; masks are 8-bit, one channel.")
         if mask_hw == size_hw[::-1] and mask_hw != size_hw:
             excluded.setdefault("image on its side", []).append(name)
             return None
         if mask_hw != size_hw:
             raise DataError(
-                f"{mask} is {mask_hw[1]}x{mask_hw[0]}, its image {size_hw[1]}x{size_hw[0]}: "
+                f"{label} is {mask_hw[1]}x{mask_hw[0]}, its image {size_hw[1]}x{size_hw[0]}: "
                 f"a {task} mask has the size of its image. Replace one of the two."
             )
-    return Frame(name, image, size_hw, **cast(dict[str, Any], labels))
+    given = cast(dict[str, Any], labels)
+    return Frame(name, image, size_hw, digest=digest.hexdigest(), **given)
 
 
-def _probe(file: Path, end: bytes) -> tuple[tuple[int, int], str]:
-    """Return (height, width) and Pillow's mode of an image file that ends as it should."""
+def _probe(file: Path, end: bytes) -> tuple[tuple[int, int], str, bytes]:
+    """Return (height, width), Pillow's mode, and length and last bytes of a whole image file."""
     try:
         with Image.open(file) as image:
             size_hw, mode = (image.height, image.width), image.mode
         with file.open("rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 512))
+            length = os.fstat(stream.fileno()).st_size
+            stream.seek(max(0, length - 512))
             tail = stream.read()
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{file} cannot be read as an image ({error}). Copy it again.") from None
     if end not in tail:
         raise DataError(f"{file} is truncated: its end is missing. Copy it again.")
-    return size_hw, mode
+    return size_hw, mode, str(length).encode() + tail
+
+
+def _check_encoding(frames: Iterable[Frame]) -> None:
+    """Refuse drivable masks in which background (2) is not the commonest id, as in 2018's."""
+    masks = [frame.driv for frame in frames if frame.driv is not None]
+    counts = np.zeros(256, dtype=np.int64)
+    for mask in masks[:: max(1, len(masks) // ENCODING_SAMPLE)]:
+        with Image.open(mask) as label:
+            counts += np.bincount(np.asarray(label).ravel(), minlength=256)
+    if counts[: len(DRIV)].argmax() != DRIV.index("background"):
+        shares = ", ".join(f"{i}: {100 * counts[i] / counts.sum():.0f} %" for i in range(3))
+        raise DataError(
+            f"Drivable masks like {masks[0]} have the ids {shares}. In BDD100K's current release "
+            "background is 2 and covers the most; in that of 2018 it is 0. Use the masks of "
+            "bdd100k_drivable_labels_trainval.zip."
+        )

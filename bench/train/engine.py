@@ -31,6 +31,7 @@ from bench.train.optim import adamw, set_rate
 from protocols.schemes import Zeroing
 from protocols.stages import Protocol, Stage
 
+_CURE = "The last good state is kept. A lower rate, for the whole comparison: --set stages.….lr=…"
 LOG_EVERY = 10  # steps between two readings of the losses, each of which waits for the device
 
 
@@ -65,21 +66,21 @@ def train(
     state there is where training starts. A loss that is not finite raises `BenchError` before the
     state is saved.
     """
-    device = next(model.parameters()).device
-    saved = state.restore(home, device)
+    saved = state.restore(home)
     seconds = dict(saved.seconds) if saved else {}
     orders = [_order(stage, protocol, tuple(frames), seed) for stage in protocol.stages]
     _rewind(home / "progress.jsonl", [stage.name for stage in protocol.stages], saved)
+    first = saved.stage if saved else 0
     if saved:
         model.load_state_dict(saved.model)
     for number, (stage, order) in enumerate(zip(protocol.stages, orders, strict=True)):
-        if saved and number < saved.stage:
+        if number < first:
             continue
         parameters = model.learn(stage.learns)
         optimiser, start = adamw(parameters, stage, protocol.optim), 0
-        if saved and number == saved.stage:
+        if saved:
             optimiser.load_state_dict(saved.optimiser)
-            start = saved.step
+            start, saved = saved.step, None
         batches = training_batches(order, frames, protocol.input, start=start)
         clip = protocol.optim.clip_norm
         for done in _steps(stage, order, model, losses, optimiser, clip, batches, start):
@@ -87,6 +88,9 @@ def train(
             seconds[stage.name] = seconds.get(stage.name, 0.0) + done.seconds
             if done.step != order.epoch_end(done.epoch):
                 continue
+            if not all(bool(weight.isfinite().all()) for weight in parameters):
+                where = f"stage {stage.name}, step {done.step}"
+                raise BenchError(f"Weights are not finite after {where}. " + _CURE)
             point = state.State(
                 stage=number,
                 step=done.step,
@@ -161,16 +165,16 @@ def _steps(
 def _step(
     model: MultiTask, losses: MultiTaskLoss, optimiser: Optimizer, clip_norm: float, batch: Batch
 ) -> Tensor:
-    """Take one optimiser step; return the tasks' losses, still on the device."""
+    """Take one optimiser step; return the tasks' losses and the gradient's norm, on the device."""
     learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     batch = batch.to(learning[0].device)
     by_task = losses(model(batch.images, batch.sizes_hw), batch)
     terms = torch.stack([by_task[task] for task in losses.losses])
     terms.sum().backward()
-    torch.nn.utils.clip_grad_norm_(learning, clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(learning, clip_norm)
     optimiser.step()
     optimiser.zero_grad()
-    return terms.detach()
+    return torch.cat([terms.detach(), norm.detach()[None]])
 
 
 def _read(unread: list[Tensor], tasks: list[str], where: str) -> dict[str, float]:
@@ -178,10 +182,10 @@ def _read(unread: list[Tensor], tasks: list[str], where: str) -> dict[str, float
     rows = torch.stack(unread).tolist()
     for row in rows:
         if not all(math.isfinite(value) for value in row):
-            values = ", ".join(f"{t} {v:.3g}" for t, v in zip(tasks, row, strict=True))
+            named = zip([*tasks, "gradient"], row, strict=True)
+            values = ", ".join(f"{name} {value:.3g}" for name, value in named)
             raise BenchError(
-                f"Loss is not finite in the {len(rows)} steps up to {where} ({values}). The last "
-                "good state is kept. A lower rate, for the whole comparison: --set stages.….lr=…"
+                f"Loss is not finite in the {len(rows)} steps up to {where} ({values}). " + _CURE
             )
     return {task: sum(row[i] for row in rows) / len(rows) for i, task in enumerate(tasks)}
 

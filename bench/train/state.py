@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from bench import BenchError
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -29,24 +31,28 @@ class State:
 def save(state: State, folder: Path) -> None:
     """Write `state.pt`; what it held becomes `state.prev.pt`. Written, flushed, then renamed."""
     newest, unfinished = folder / "state.pt", folder / "state.pt.tmp"
-    with unfinished.open("wb") as stream:
-        torch.save(vars(state), stream)
-        stream.flush()
+    # By name: written through a stream of Python's, a Ctrl-C would become torch's RuntimeError.
+    torch.save(vars(state), str(unfinished))
+    with unfinished.open("rb") as stream:
         os.fsync(stream.fileno())
     if newest.exists():
         os.replace(newest, folder / "state.prev.pt")
     os.replace(unfinished, newest)
 
 
-def restore(folder: Path, device: torch.device) -> State | None:
-    """Return the newest state that can be read, or None where there is none."""
-    for name in ("state.pt", "state.prev.pt"):
+def restore(folder: Path) -> State | None:
+    """Return the newest state that can be read, in main memory; None where there is none.
+
+    Where there are states and none can be read, `BenchError`: starting again is not for us to say.
+    """
+    there = [folder / name for name in ("state.pt", "state.prev.pt") if (folder / name).exists()]
+    for file in there:
         try:
-            return State(**torch.load(folder / name, map_location=device, weights_only=True))
-        except FileNotFoundError:
-            continue
+            return State(**torch.load(file, map_location="cpu", weights_only=True))
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            print(f"{name} is damaged ({type(error).__name__}); falling back to the one before.")
+            print(f"{file.name} is damaged ({type(error).__name__}): the one before is taken.")
+    if there:
+        raise BenchError(f"No state in {folder} can be read. Remove it to start that cell again.")
     return None
 
 

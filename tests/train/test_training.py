@@ -218,6 +218,22 @@ def test_a_loss_that_is_not_finite_stops_the_cell_before_its_state_is_saved(stre
     assert (home / "error.txt").read_text().startswith("BenchError: Loss is not finite")
 
 
+def test_an_update_that_ruins_the_weights_is_never_scored(streets, new_store):
+    ruin = ("stages.finetune.epochs=1", "stages.finetune.lr=1e38", "optim.batch=12")
+    more = ("stages.finetune.warmup_steps=0", "optim.weight_decay=1e6")
+    home = prepared(new_store(), streets, protocol="pf", overrides=(*ruin, *more))
+    with pytest.raises(BenchError, match="Weights are not finite after stage finetune, step 1"):
+        run_cell(str(home))
+    assert not (home / "state.pt").exists()
+    assert not (home / "result.json").exists()
+
+
+def test_states_that_cannot_be_read_are_not_started_over_in_silence(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(BenchError, match="Remove it to start that cell again"):
+        state.restore(tmp_path)
+
+
 def test_a_finished_cell_is_left_as_it_is(streets, new_store):
     home = prepared(new_store(), streets)
     (home / "result.json").write_text("{}")
@@ -255,8 +271,8 @@ def test_saving_keeps_the_state_before_and_leaves_nothing_unfinished(tmp_path):
         point = state.State(stage=0, step=step, model={}, optimiser={}, seconds={})
         state.save(point, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["state.prev.pt", "state.pt"]
-    assert state.restore(tmp_path, torch.device("cpu")).step == 3
+    assert state.restore(tmp_path).step == 3
     (tmp_path / "state.pt").unlink()
-    assert state.restore(tmp_path, torch.device("cpu")).step == 2
+    assert state.restore(tmp_path).step == 2
     shutil.rmtree(tmp_path)
-    assert state.restore(tmp_path, torch.device("cpu")) is None
+    assert state.restore(tmp_path) is None

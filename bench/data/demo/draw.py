@@ -54,6 +54,11 @@ class Frame:
     annotated: bool  # whether the detection JSON has an entry for it
 
 
+def is_drawn(folder: Path) -> bool:
+    """Return whether a folder holds a demo data set."""
+    return (folder / MARKER).is_file()
+
+
 def draw(folder: Path, seed: int = 0, counts: Counts | None = None) -> bool:
     """Draws the data set into `folder`, all of it or nothing; the same seed gives the same bytes.
 
