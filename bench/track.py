@@ -186,7 +186,8 @@ def _write(
 def _name(resolved: dict[str, Any]) -> str:
     """Return a run's name: `moco_v2_200ep · paf · disjoint-normal · s0`."""
     protocol = resolved["protocol"]["name"]
-    return f"{resolved['zoo']} · {protocol} · {resolved['setting']} · s{resolved['seed']}"
+    tasks = "" if len(resolved["tasks"]) > 1 else f" · {resolved['tasks'][0]}"
+    return f"{resolved['zoo']} · {protocol} · {resolved['setting']}{tasks} · s{resolved['seed']}"
 
 
 def _params(result: dict[str, Any]) -> dict[str, str]:
