@@ -141,16 +141,24 @@ def prepared(values: Protocol, data: Path, store: Path) -> Path:
 
 
 def curve(home: Path, scores: Iterable[str]) -> str:
-    """Return the losses before each validation, and its scores, as a Markdown table."""
+    """Return the mean losses up to each validation, and its scores, as a Markdown table."""
     titles = ["epoch", "step", *(f"{task} loss" for task in TASKS), *scores]
-    rows, losses = [titles, ["---:"] * len(titles)], {}
+    rows, sums, before, validated = (
+        [titles, ["---:"] * len(titles)],
+        dict.fromkeys(TASKS, 0.0),
+        0,
+        0,
+    )
     for line in read_lines(home / "progress.jsonl"):
-        if line["kind"] == "train":
-            losses = line["losses"]
+        step = line["step"]
+        if line["kind"] == "train":  # the mean of the steps since the last such line
+            sums = {task: sums[task] + line["losses"][task] * (step - before) for task in TASKS}
+            before = step
             continue
-        shown = [f"{losses[task]:.3f}" for task in TASKS]
+        shown = [f"{sums[task] / (step - validated):.3f}" for task in TASKS]
         shown += [f"{line['metrics'][score]:.1f}" for score in scores]
-        rows.append([str(line["epoch"]), str(line["step"]), *shown])
+        rows.append([str(line["epoch"]), str(step), *shown])
+        sums, validated = dict.fromkeys(TASKS, 0.0), step
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
