@@ -62,6 +62,7 @@ def run(runner: str, jobs: int | None, track: str | None, **chosen: Any) -> int:
 
     Example: bench run --zoo moco_v2,clip --protocol pf,paf --data /data/bdd100k
     """
+    from bench.display import say
     from bench.grids import cells
     from bench.launch import choose_runner, launch
     from bench.plan import draw_demo, plan
@@ -76,7 +77,7 @@ def run(runner: str, jobs: int | None, track: str | None, **chosen: Any) -> int:
     todo = sum(one.to_run for one in planned)
     uri = None if track == "off" else track or default_uri(place.store.root)
     chosen_runner, how = choose_runner(runner, place.store.root, jobs, todo)
-    _say(console, f"{len(planned)} cells, {todo} to run: {how}. Store: {place.store.root}")
+    say(console, f"{len(planned)} cells, {todo} to run: {how}. Store: {place.store.root}")
     code = launch(planned, place, runner=chosen_runner, uri=uri, console=console)
     exactly = {one.cell.address: one.folder for one in planned}
     for text in _tables(request, place.store, "console", console.width, place.root, exactly):
@@ -331,12 +332,13 @@ def _closing(planned: list[PlannedCell], console: Console) -> None:
     """Say how many cells are how, and what continues."""
     from collections import Counter
 
+    from bench.display import say
     from bench.store import state
 
     states = Counter(state(one.folder) for one in planned)
-    _say(console, ", ".join(f"{count} {name}" for name, count in sorted(states.items())))
+    say(console, ", ".join(f"{count} {name}" for name, count in sorted(states.items())))
     if set(states) != {"done"}:
-        _say(console, f"Continue with: {shlex.join(['bench', *sys.argv[1:]])}")
+        say(console, f"Continue with: {shlex.join(['bench', *sys.argv[1:]])}")
 
 
 def _console() -> Console:
@@ -344,10 +346,6 @@ def _console() -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=160)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

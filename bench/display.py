@@ -56,7 +56,7 @@ class Display:
         self.ended += 1
         busy = (error or "").startswith("Busy")
         how = "done" if error is None else error if busy else f"failed: {error}"
-        self._say(f"[{self.ended}/{len(self.nodes)}] {one.title}: {how}")
+        say(self.console, f"[{self.ended}/{len(self.nodes)}] {one.title}: {how}")
         self._progress.update(self._total, completed=self.ended)
         if one.folder in self._bars:
             self._progress.remove_task(self._bars.pop(one.folder))
@@ -76,11 +76,13 @@ class Display:
         if not self.console.is_terminal:
             if self._epochs.get(one.folder) != epoch:
                 self._epochs[one.folder] = epoch
-                self._say(f"{one.title}: {here.taken}/{here.total} {now}")
+                say(self.console, f"{one.title}: {here.taken}/{here.total} {now}")
             return
         if one.folder not in self._bars:
             self._bars[one.folder] = self._progress.add_task(one.title, total=here.total, now="")
         self._progress.update(self._bars[one.folder], completed=here.taken, now=now)
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: no markup, no colours, no wrapping."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import track
-from bench.display import Display
+from bench.display import Display, say
 from bench.plan import Node, Place, PlannedCell, write_orders
 from bench.store import state, write_failure
 from runners.base import Outcome, Runner
@@ -33,7 +33,7 @@ def launch(
     write_orders([one for one in planned if one.to_run], place)
     for one in planned:
         if not one.to_run:
-            _say(console, f"{one.folder.name}: skipped, {one.reason}")
+            say(console, f"{one.folder.name}: skipped, {one.reason}")
     mirror = Mirror(uri, place.store.root, console)
     mirror.add([one.folder for one in planned if one.state == "done"])
     todo = [one for one in planned if one.to_run]
@@ -70,11 +70,11 @@ def _run(todo: list[PlannedCell], runner: Runner, mirror: "Mirror", console: Con
         carry_out(make_labels, [one for one in labels.values() if one.can_be_made()])
         for one in labels.values():
             if one.made():
-                _say(console, f"{one.title}: {one.summary()}")
+                say(console, f"{one.title}: {one.summary()}")
         carry_out(run_cell, [one for one in todo if one.labels and one.labels.made()])
     for one in todo:
         if one.labels and not one.labels.made():
-            _say(console, f"{one.folder.name}: not run, its teachers or their labels are missing")
+            say(console, f"{one.folder.name}: not run, its teachers or their labels are missing")
     return failed
 
 
@@ -118,7 +118,7 @@ class Mirror:
 
     def _give_up(self, error: track.TrackError) -> None:
         self.uri = None
-        _say(self.console, f"Not tracked: {error}")
+        say(self.console, f"Not tracked: {error}")
 
 
 def choose_runner(name: str, store: Path, jobs: int | None, cells: int) -> tuple[Runner, str]:
@@ -152,7 +152,3 @@ def _gpus() -> tuple[str, ...]:
         return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
     devices = (re.fullmatch(r"nvidia(\d+)", device.name) for device in Path("/dev").glob("nvidia*"))
     return tuple(sorted((found[1] for found in devices if found), key=int))
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -185,7 +185,7 @@ def _map_statistics(folder: Path, task: str) -> dict[str, Any]:
             counts += np.bincount(np.asarray(image).ravel(), minlength=IGNORE + 1)
         frames += 1
     shares = np.round(100 * counts / max(1, counts.sum()), 3).tolist()
-    classes = dict(zip(CLASSES[task], shares, strict=False))
+    classes = {name: shares[number] for number, name in enumerate(CLASSES[task])}
     return {"frames": frames, "ignored_percent": shares[IGNORE], "class_percent": classes}
 
 
