@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -276,3 +278,20 @@ def test_saving_keeps_the_state_before_and_leaves_nothing_unfinished(tmp_path):
     assert state.restore(tmp_path).step == 2
     shutil.rmtree(tmp_path)
     assert state.restore(tmp_path) is None
+
+
+def test_ctrl_c_during_a_save_stays_a_ctrl_c_and_leaves_a_state(tmp_path):
+    model = {str(i): torch.randn(400, 400) for i in range(60)}
+
+    def save_for_ever():
+        while True:
+            point = state.State(stage=0, step=1, model=model, optimiser={}, seconds={})
+            state.save(point, tmp_path)
+
+    for delay_s in (0.05, 0.11, 0.17, 0.23):
+        timer = threading.Timer(delay_s, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            save_for_ever()
+        timer.join()
+    assert state.restore(tmp_path).step == 1
