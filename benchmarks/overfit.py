@@ -1,6 +1,6 @@
 """Can the networks learn? Eight real frames, learned by heart from a random backbone.
 
-    python benchmarks/overfit.py --data ../shared/data/bdd_mini            two cores, ten minutes
+    python benchmarks/overfit.py --data ../shared/data/bdd_mini            two cores, half an hour
     python benchmarks/overfit.py --data ../shared/data/bdd_mini --full     a GPU: the paper's sizes
 
 The frames are those with all three labels that have the most boxes of a size that the network can
@@ -143,12 +143,8 @@ def prepared(values: Protocol, data: Path, store: Path) -> Path:
 def curve(home: Path, scores: Iterable[str]) -> str:
     """Return the mean losses up to each validation, and its scores, as a Markdown table."""
     titles = ["epoch", "step", *(f"{task} loss" for task in TASKS), *scores]
-    rows, sums, before, validated = (
-        [titles, ["---:"] * len(titles)],
-        dict.fromkeys(TASKS, 0.0),
-        0,
-        0,
-    )
+    rows = [titles, ["---:"] * len(titles)]
+    sums, before, validated = dict.fromkeys(TASKS, 0.0), 0, 0
     for line in read_lines(home / "progress.jsonl"):
         step = line["step"]
         if line["kind"] == "train":  # the mean of the steps since the last such line
