@@ -1,9 +1,10 @@
 # make demo   sets up and runs the main job on drawn data      make test   sets up and runs the tests
 # make lint   formatting, lint, types                          Each is safe to repeat.
+# make parity sets up TensorFlow and haiku (2 GB) and passes the tests that compare the zoo with them
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint readme clean
+.PHONY: demo test lint parity readme clean
 
 demo: .venv/ready
 	$(BIN)/bench run --zoo all --protocol paf
@@ -16,6 +17,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+parity: .venv/ready .venv-parity/ready
+	$(BIN)/python -m pytest tests/parity
+
 # Writes the table of the last demo into README.md.
 readme: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/readme.py
@@ -26,5 +30,10 @@ readme: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv-parity/ready: tests/parity/requirements.txt
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --requirement tests/parity/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-parity

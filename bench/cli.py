@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.selectors import asked, commas, latest, selectors, store_of, values, wanted
+from bench.zoo_commands import zoo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,14 +62,14 @@ def run(runner: str, jobs: int | None, track: str | None, **chosen: Any) -> int:
 
     Example: bench run --zoo moco_v2,clip --protocol pf,paf --data /data/bdd100k
     """
-    from bench.display import say
+    from bench.display import say, terminal
     from bench.grids import cells
     from bench.launch import choose_runner, launch
     from bench.plan import draw_demo, plan
     from bench.track import default_uri
 
     request, place = asked(chosen)
-    listed, console = cells(request), _console()
+    listed, console = cells(request), terminal()
     place.store.check()
     draw_demo(place)
     planned = plan(listed, place)
@@ -96,6 +96,7 @@ def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any
 
     Example: bench plan --zoo all --protocol pf,paf
     """
+    from bench.display import print_json, print_rows
     from bench.grids import cells
     from bench.plan import plan
 
@@ -105,7 +106,7 @@ def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any
     if as_json:
         unknown = {"low": None, "expected": None, "high": None}
         listed = [one.to_json() for one in planned]
-        _print_json({"cells": listed, "gpu_hours": unknown, "disk_gb": None})
+        print_json({"cells": listed, "gpu_hours": unknown, "disk_gb": None})
     elif show_sbatch and not todo:
         click.echo("Nothing is to be run.")
     elif show_sbatch:
@@ -115,7 +116,7 @@ def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any
         click.echo(sbatch_text(place.store.root / "logs" / "slurm", options, todo))
     else:
         rows = [(one.folder.name, one.state, one.reason) for one in planned]
-        _print_rows(("cell", "state", "reason"), rows)
+        print_rows(("cell", "state", "reason"), rows)
         for split in {one.split.sha256: one.split for one in planned}.values():
             counts = ", ".join(f"{task} {count:,}" for task, count in split.counts().items())
             click.echo(f"{split.setting}: {len(split.frames):,} training frames, {counts}.")
@@ -130,18 +131,19 @@ def status(as_json: bool, **chosen: Any) -> None:
 
     Example: bench status --zoo 'moco*'
     """
+    from bench.display import print_json, print_rows
     from bench.status import lines
 
     found = lines(store_of(chosen), wanted(chosen))
     if as_json:
-        _print_json({"cells": found})
+        print_json({"cells": found})
         return
     columns = ("cell", "state", "stage", "progress", "eta_s", "heartbeat_age_s", "error")
     if not found:
         click.echo("The store has no such cell.")
         return
     shown = [{**line, "progress": f"{100 * (line['progress'] or 0):.0f} %"} for line in found]
-    _print_rows(columns, [tuple(line[name] for name in columns) for line in shown])
+    print_rows(columns, [tuple(line[name] for name in columns) for line in shown])
 
 
 @bench.command()
@@ -161,6 +163,8 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
 
     Example: bench report --table 2 --format markdown,latex --out tables
     """
+    from bench.display import terminal
+
     for form in formats:
         if form not in FORMATS:
             raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(FORMATS)}.")
@@ -168,7 +172,7 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
     request, place = asked(chosen)
     root = place.root if chosen["data"] else None
     for form in formats:
-        for text in _tables(request, place.store, form, _console().width, root):
+        for text in _tables(request, place.store, form, terminal().width, root):
             if out is None:
                 click.echo(text)
             else:
@@ -176,69 +180,7 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
     return int(strict and not _complete(request, place.store, root))
 
 
-@bench.group()
-def zoo() -> None:
-    """The checkpoints: which there are, and what is known of each.
-
-    Example: bench zoo ls
-    """
-
-
-@zoo.command("ls")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def zoo_ls(as_json: bool) -> None:
-    """List the catalogue.
-
-    Example: bench zoo ls
-    """
-    from zoo.catalog import CATALOG
-    from zoo.store import Zoo, default_folder
-
-    shelf = Zoo(default_folder())
-    rows = [
-        {
-            "name": one.name,
-            "short": one.short,
-            "family": one.family,
-            "licence": one.licence,
-            "here": shelf.source(one) is not None,
-        }
-        for one in CATALOG
-    ]
-    if as_json:
-        _print_json(rows)
-        return
-    shown = [
-        (*list(row.values())[:3], "yes" if row["here"] else "no", row["licence"]) for row in rows
-    ]
-    _print_rows(("name", "short", "family", "on this machine", "licence"), shown)
-
-
-@zoo.command("show")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def zoo_show(name: str, as_json: bool) -> None:
-    """Show what is known of one checkpoint: file, source, licence, padding, normalisation.
-
-    Example: bench zoo show moco_v2
-    """
-    from dataclasses import asdict
-
-    from zoo.catalog import find
-    from zoo.store import Zoo, default_folder
-
-    checkpoint = find(name)
-    shelf = Zoo(default_folder())
-    here = shelf.source(checkpoint)
-    facts = {**asdict(checkpoint), "path": str(here) if here else None}
-    if as_json:
-        _print_json(facts)
-        return
-    for fact, value in facts.items():
-        click.echo(f"{fact:>10}  {value}")
-    click.echo("The paper names no files: which one a short name means is this catalogue's choice.")
-    if here is None:
-        click.echo(f"Not on this machine. Put {checkpoint.file} into {shelf.folder} ($BENCH_ZOO).")
+bench.add_command(zoo)
 
 
 @bench.group()
@@ -339,27 +281,6 @@ def _closing(planned: list[PlannedCell], console: Console) -> None:
     say(console, ", ".join(f"{count} {name}" for name, count in sorted(states.items())))
     if set(states) != {"done"}:
         say(console, f"Continue with: {shlex.join(['bench', *sys.argv[1:]])}")
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _print_rows(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """Print rows under their columns; what is None stays empty."""
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    _console().print(table, markup=False, highlight=False)
 
 
 def _write(file: Path, text: str) -> None:

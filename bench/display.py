@@ -1,14 +1,17 @@
 """What a person sees while cells run, read from their folders: bars on a terminal, else lines."""
 
+import json
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
 from bench.plan import Node
 from bench.status import Reached, reached
@@ -86,3 +89,22 @@ class Display:
 def say(console: Console, line: str) -> None:
     """Print a line as it is: no markup, no colours, no wrapping."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def terminal(*, err: bool = False) -> Console:
+    """Return where people read: the terminal, or wide lines where there is none."""
+    console = Console(stderr=err)
+    return console if console.is_terminal else Console(stderr=err, width=160)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_rows(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Print rows under their columns; what is None stays empty."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    terminal().print(table, markup=False, highlight=False)

@@ -3,7 +3,7 @@
 Torch is imported only where a weight file's hash is not known yet.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from bench.grids import teachers
 from bench.store import Store, read_json, state, write_json, write_text
 from protocols import VERSION
 from protocols.settings import SETTINGS, Split, split
-from zoo.catalog import find
-from zoo.store import Zoo, default_folder
+from zoo.catalog import Checkpoint, default_folder, find
+from zoo.store import Zoo
 
 LABELS_DONE = "statistics.json"  # the file that is written last among pseudo labels
 
@@ -157,6 +157,13 @@ def write_orders(planned: list[PlannedCell], place: Place) -> None:
             write_json(one.labels.folder / "order.json", one.labels.order)
 
 
+def weights_file(order: dict[str, Any]) -> Path:
+    """Return the canonical file of the weights that a cell's order names."""
+    weights = order["weights"]
+    row, shelf = Checkpoint.from_dict(weights["row"]), Zoo(Path(weights["folder"]))
+    return shelf.canonical(row, stand_in=weights["stand_in"])
+
+
 def draw_demo(place: Place) -> None:
     """Draw the demo data where they are asked for and not there yet."""
     if place.demo:
@@ -283,6 +290,7 @@ def _weights(cells: list[Cell], place: Place) -> dict[str, dict[str, Any]]:
             "sha256": shelf.identity(one, stand_in=stand_in),
             "stand_in": stand_in,
             "folder": str(shelf.folder),
+            "row": asdict(one),
         }
     return found
 

@@ -33,9 +33,8 @@ from bench.eval.detection import Detections
 from bench.eval.evaluate import predict
 from bench.model.build import build
 from bench.model.multitask import MultiTask
+from bench.plan import weights_file
 from bench.store import failure_kept, locked, read_json, write_json
-from zoo.catalog import find
-from zoo.store import Zoo
 
 
 def make_labels(folder: str) -> None:
@@ -109,9 +108,8 @@ def _file(home: Path, task: str, frame: Frame | Sample) -> Path:
 
 def _trained(teacher: Path, cell: Cell) -> MultiTask:
     """Return the model that a finished cell left."""
-    weights = read_json(teacher / "cell.json")["weights"]
-    file = Zoo(Path(weights["folder"])).canonical(find(cell.zoo), stand_in=weights["stand_in"])
-    model, _ = build(cell.protocol, cell.tasks, file, cell.seed)
+    weights = weights_file(read_json(teacher / "cell.json"))
+    model, _ = build(cell.protocol, cell.tasks, weights, cell.seed)
     model.load_state_dict(load_file(teacher / "model.safetensors"))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cell import Cell
 from bench.store import Store, read_json, state
 from reports.tables import METRICS
-from zoo.catalog import find
+from zoo.catalog import Checkpoint, find
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,7 +70,8 @@ def _age(home: Path) -> tuple[bool, float]:
 
 
 def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
-    checkpoint = find(cell.zoo)
+    order = None if home is None else read_json(home / "cell.json")
+    checkpoint = Checkpoint.from_dict(order["weights"]["row"]) if order else find(cell.zoo)
     now = "pending" if home is None else state(home)
     row: dict[str, Any] = {
         "zoo": cell.zoo,
@@ -87,9 +88,8 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "folder": None if home is None else str(home),
         **dict.fromkeys(METRICS, float("nan")),
     }
-    if home is None:
+    if home is None or order is None:
         return row
-    order = read_json(home / "cell.json")
     row["key"] = order["key"]
     row["stand_in"] = order["weights"]["stand_in"] or order["data"]["drawn"]
     if now == "failed":

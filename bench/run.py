@@ -18,13 +18,12 @@ from bench.data import bdd100k
 from bench.data.bdd100k import Dataset, Frame
 from bench.eval.evaluate import Evaluation, evaluate
 from bench.model.build import build, losses
+from bench.plan import weights_file
 from bench.provenance import provenance
 from bench.pseudo import fill_in
 from bench.store import append_line, failure_kept, locked, read_json, write_json
 from bench.train import state
 from bench.train.engine import train
-from zoo.catalog import find
-from zoo.store import Zoo
 
 
 def run_cell(folder: str) -> None:
@@ -46,9 +45,7 @@ def run_cell(folder: str) -> None:
 
         data = bdd100k.read(Path(order["data"]["root"]))
         frames = training_frames(data, order, tasks, store=home.parent.parent)
-        shelf, stand_in = Zoo(Path(order["weights"]["folder"])), order["weights"]["stand_in"]
-        weights = shelf.canonical(find(cell.zoo), stand_in=stand_in)
-        model, report = build(protocol, tasks, weights, cell.seed)
+        model, report = build(protocol, tasks, weights_file(order), cell.seed)
         write_json(home / "load_report.json", asdict(report))
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -33,7 +33,7 @@ def _many(name: str, help: str) -> Callable[[Command], Command]:
 
 
 CELLS = (
-    _many("--zoo", "all (the paper's nine), names, 'moco*', a family, '!byol'.  [all]"),
+    _many("--zoo", "all (the paper's nine), everything, names, 'moco*', a file, '!byol'.  [all]"),
     _many("--protocol", "pf (pretrain-finetune), paf (pretrain-adapt-finetune).  [pf,paf]"),
     _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
     _many("--scheme", "self-training, zeroing.  [self-training]"),

@@ -32,6 +32,7 @@ FAMILIES = {
     "detection": "Detection-oriented",
     "segmentation": "Segmentation-oriented",
     "vision-language": "Vision-language",
+    "own": "Own",
 }
 PROTOCOLS = {"pf": "pretrain-finetune", "paf": "pretrain-adapt-finetune"}
 

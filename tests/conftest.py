@@ -20,6 +20,7 @@ settings.load_profile("here")
 REQUIRED = {
     "../shared/data is not here": "REQUIRE_SHARED",
     "pdflatex is not installed": "REQUIRE_TEX",
+    "the parity environment is not here": "REQUIRE_PARITY",
 }
 
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("bench.plan", "bench.status", "bench.results"),
     ("bench.pseudo",),
     ("bench.run", "bench.display"),
-    ("bench.launch", "bench.selectors"),
+    ("bench.launch", "bench.selectors", "bench.zoo_commands"),
     ("bench.cli", "bench.__main__"),
 )
 

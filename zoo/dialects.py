@@ -1,7 +1,9 @@
 """How each family of code names a ResNet-50's tensors: one table for both directions.
 
 Sources: torchvision `resnet.py`; openai/CLIP `model.py`; google-research/simclr `resnet.py`
-(variables numbered in the order of their creation); dm-haiku `nets/resnet.py`.
+(variables numbered in the order of their creation); dm-haiku `nets/resnet.py`; detectron2
+`tools/convert-torchvision-to-d2.py` and `c2_model_loading.py`; Separius/SimCLRv2-Pytorch
+`resnet.py`; timm `byobnet.py` and `resnet.py`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -104,8 +106,17 @@ class Link:
         return self.canonical.endswith(COUNTER)
 
     def read(self, published: Tensor) -> Tensor:
-        """The canonical tensor: float32, or int64 for a counter."""
-        return self.form.read(published).to(torch.int64 if self.is_counter else torch.float32)
+        """The canonical tensor: float32, or int64 for a counter.
+
+        ValueError where float32 cannot hold what float64 does.
+        """
+        tensor = self.form.read(published)
+        canonical = tensor.to(torch.int64 if self.is_counter else torch.float32)
+        if tensor.dtype == torch.float64 and not tensor.is_meta:
+            same = (canonical == tensor) | (tensor != tensor)  # what is not a number is not equal
+            if not same.all():
+                raise ValueError("holds float64 values that float32 cannot")
+        return canonical
 
     def write(self, canonical: Tensor) -> Tensor:
         """The canonical tensor in the published axes."""
@@ -113,16 +124,22 @@ class Link:
 
     def at(self, prefix: str) -> str:
         """The published name under this prefix."""
-        return self.published.format(prefix=prefix, state=prefix.replace("_params/", "_state/"))
+        return self.published.format(prefix=prefix, state=prefix.replace("_params.", "_state."))
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One family of code's names. `landmark` tells it from networks with the same trunk names."""
+    """One family of code's names.
+
+    `leftover` matches names that belong to a trunk: one under the same prefix that no link wants
+    shows that the network is another (deeper, with attention). An `exact` dialect shares its names
+    with networks that differ in nothing else, so nothing at all may be left over.
+    """
 
     variant: Variant
     links: tuple[Link, ...]
-    landmark: tuple[str, tuple[int, ...]] | None = None
+    leftover: str
+    exact: bool = False
 
     @property
     def trunk(self) -> tuple[Link, ...]:
@@ -150,31 +167,48 @@ TF_BN = {
     "running_var": "{prefix}@/moving_variance",
 }
 HAIKU_BN = {
-    "weight": "{prefix}@//scale",
-    "bias": "{prefix}@//offset",
-    "running_mean": "{state}@/~/mean_ema//average",
-    "running_var": "{state}@/~/var_ema//average",
+    "weight": "{prefix}@.scale",
+    "bias": "{prefix}@.offset",
+    "running_mean": "{state}@/~/mean_ema.average",
+    "running_var": "{state}@/~/var_ema.average",
 }
-
-
-DIALECTS = ("torchvision", "clip", "simclr_tf", "haiku")
+CAFFE2_BN = {
+    "weight": "{prefix}@_bn_gamma",
+    "bias": "{prefix}@_bn_beta",
+    "running_mean": "{prefix}@_bn_running_mean",
+    "running_var": "{prefix}@_bn_running_var",
+}
+TORCH_LEFTOVER = r"(.*\.)?(layer\d|res\d|stages|blocks)\..+"
+DIALECTS = (
+    "torchvision",
+    "detectron2",
+    "separius",
+    "sequential",
+    "clip",
+    "timm_clip",
+    "timm_deep_stem",
+    "simclr_tf",
+    "haiku",
+    "caffe2_msra",
+)
 
 
 @cache
 def dialect(name: str) -> Dialect:
     """One of DIALECTS."""
-    if name == "torchvision":
-        links = _links("plain", _same_names, "{prefix}@.weight", AS_IS, TORCH_BN, AS_IS)
-        return Dialect("plain", tuple(links))
-    if name == "clip":
-        links = _links("clip", _clip_names, "{prefix}@.weight", AS_IS, TORCH_BN, AS_IS)
-        return Dialect("clip", tuple(links), ("attnpool.positional_embedding", (50, 2048)))
     if name == "simclr_tf":
         links = _links("plain", _tf_names, "{prefix}@/kernel", HWIO, TF_BN, AS_IS)
-        return Dialect("plain", tuple(links))
-    assert name == "haiku", name
-    links = _links("plain", _haiku_names, "{prefix}@//w", HWIO, HAIKU_BN, ROW)
-    return Dialect("plain", tuple(links))
+        kernels = r"(conv2d|batch_normalization)(_\d+)?/(kernel|gamma|beta|moving_\w+)"
+        return Dialect("plain", tuple(links), kernels)
+    if name == "haiku":
+        links = _links("plain", _haiku_names, "{prefix}@.w", HWIO, HAIKU_BN, ROW)
+        return Dialect("plain", tuple(links), r"block_group_.+")
+    if name == "caffe2_msra":
+        links = _links("plain", _caffe2_names, "{prefix}@_w", AS_IS, CAFFE2_BN, AS_IS)
+        return Dialect("plain", tuple(links), r"res\d_.+")
+    variant, names, leftover = TORCH_NAMES[name]
+    links = _links(variant, names, "{prefix}@.weight", AS_IS, TORCH_BN, AS_IS)
+    return Dialect(variant, tuple(links), leftover, exact=name.startswith("timm_"))
 
 
 def _links(
@@ -212,6 +246,41 @@ def _clip_names(index: int, unit: Unit) -> tuple[str, str]:
     return unit.conv, unit.bn
 
 
+def _detectron2_names(index: int, unit: Unit) -> tuple[str, str]:
+    if unit.stage == 0:
+        return "stem.conv1", "stem.conv1.norm"
+    part = f"conv{unit.part}" if unit.part else "shortcut"
+    conv = f"res{unit.stage + 1}.{unit.block}.{part}"
+    return conv, f"{conv}.norm"
+
+
+def _separius_names(index: int, unit: Unit) -> tuple[str, str]:
+    if unit.stage == 0:
+        return "net.0.0", "net.0.1.0"
+    at = f"net.{unit.stage}.blocks.{unit.block}"
+    if unit.part == 0:
+        return f"{at}.projection.shortcut", f"{at}.projection.bn.0"
+    return f"{at}.net.{2 * unit.part - 2}", f"{at}.net.{2 * unit.part - 1}.0"
+
+
+def _sequential_names(index: int, unit: Unit) -> tuple[str, str]:
+    if unit.stage == 0:
+        return "0", "1"
+    layer, child = f"layer{unit.stage}", str(unit.stage + 3)
+    return unit.conv.replace(layer, child), unit.bn.replace(layer, child)
+
+
+def _timm_clip_names(index: int, unit: Unit) -> tuple[str, str]:
+    if unit.stage == 0:
+        at = f"stem.conv{unit.part}"
+    elif unit.part == 0:
+        at = f"stages.{unit.stage - 1}.{unit.block}.shortcut.conv"
+    else:
+        kernel = "kxk" if unit.part == 2 else "1x1"
+        at = f"stages.{unit.stage - 1}.{unit.block}.conv{unit.part}_{kernel}"
+    return f"{at}.conv", f"{at}.bn"
+
+
 def _tf_names(index: int, unit: Unit) -> tuple[str, str]:
     number = f"_{index}" if index else ""
     return f"conv2d{number}", f"batch_normalization{number}"
@@ -224,3 +293,23 @@ def _haiku_names(index: int, unit: Unit) -> tuple[str, str]:
     if unit.part == 0:
         return f"{at}/shortcut_conv", f"{at}/shortcut_batchnorm"
     return f"{at}/conv_{unit.part - 1}", f"{at}/batchnorm_{unit.part - 1}"
+
+
+def _caffe2_names(index: int, unit: Unit) -> tuple[str, str]:
+    if unit.stage == 0:
+        return "conv1", "res_conv1"
+    branch = f"2{' abc'[unit.part]}" if unit.part else "1"
+    at = f"res{unit.stage + 1}_{unit.block}_branch{branch}"
+    return at, at
+
+
+# What torch modules are called, in each code base that has names of its own for them.
+TORCH_NAMES: dict[str, tuple[Variant, Callable[[int, Unit], tuple[str, str]], str]] = {
+    "torchvision": ("plain", _same_names, TORCH_LEFTOVER),
+    "detectron2": ("plain", _detectron2_names, TORCH_LEFTOVER),
+    "separius": ("plain", _separius_names, TORCH_LEFTOVER),
+    "sequential": ("plain", _sequential_names, r"[4-7]\.\d+\..+"),
+    "clip": ("clip", _clip_names, TORCH_LEFTOVER),
+    "timm_clip": ("clip", _timm_clip_names, TORCH_LEFTOVER),
+    "timm_deep_stem": ("clip", _same_names, TORCH_LEFTOVER),
+}

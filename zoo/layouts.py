@@ -1,77 +1,224 @@
-"""What each published file may hold, and the way from its names to the canonical ones and back.
+"""What each code base's files hold beside the ResNet-50, and what that says about the network.
 
-A layout is a dialect's trunk plus a list of everything else; whatever is neither is an error.
+A layout is a dialect's trunk plus a list of everything else. A file has a layout only if that list
+accounts for every tensor; then the layout tells how the network was trained, where names can.
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from zoo.catalog import ZooError
-from zoo.dialects import COUNTER, DIALECTS, Dialect, Link, dialect, units
-from zoo.manifests import manifest
+# Keys under which scripts put the network, and words that wrappers put before its names.
+WRAPPED = re.compile(
+    r"^(?:(?:state_dict|model_state_dict|classy_state_dict|experiment_state|base_model|model"
+    r"|module|_orig_mod)\.)+"
+)
+# What scripts save beside the network, at the same level or around it.
+TRAINING = re.compile(
+    r"(optimizers?|optimizer_states?|optim|opt|opt_state|lr_schedulers?|schedulers?"
+    r"|param_schedulers|amp|scaler|fp16_scaler|grad_scaler|callbacks|loops|message_hub|meta|loss"
+    r"|dino_loss|meters|hooks|rng|rng_state|hyper_parameters|args|opts|step|epoch|iteration)(\..*)?"
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What one published file may hold: a dialect's trunk, and `drops`, {group: pattern} of whole
-    names without leading `module.`.
+    """One code base's way of saving a network that is, or contains, a ResNet-50.
+
+    `trunk` matches what stands before the trunk's names, and `drops` {group: pattern} every other
+    name, both without the outer keys and wrappers of WRAPPED. A name of the groups in `needs` has
+    to be there. `like` is the row of the catalogue whose padding and normalisation all files of
+    this layout share; "" where names do not tell, and the user has to.
     """
 
     dialect: str
+    trunk: str
     drops: dict[str, str]
+    needs: tuple[str, ...] = ()
+    like: str = ""
 
+
+IMAGENET = "supervised_tv_v1"  # torch's padding, ImageNet's mean and deviation
+MOMENTUM = "momentum copy"
 
 LAYOUTS: dict[str, Layout] = {
-    "torchvision_v1_v2": Layout("torchvision", {"classifier": r"fc\.(weight|bias)"}),
-    "moco_v1": Layout(
+    # facebookresearch/moco `builder.py`: releases hold the query encoder alone
+    "moco": Layout(
         "torchvision",
+        r"encoder_q\.",
         {
-            "projection": r"encoder_q\.fc\.(weight|bias)",
-            "momentum encoder": r"encoder_k\..+",
+            "projection": r"encoder_q\.fc\.([02]\.)?(weight|bias)",
+            MOMENTUM: r"encoder_k\..+",
             "queue": r"queue(_ptr)?",
         },
+        needs=("projection",),
+        like="moco_v2_200ep",
     ),
-    "moco_v2": Layout(
+    # facebookresearch/moco-v3 `builder.py`
+    "moco_v3": Layout(
         "torchvision",
+        r"base_encoder\.",
         {
-            "projection": r"encoder_q\.fc\.[02]\.(weight|bias)",
-            "momentum encoder": r"encoder_k\..+",
-            "queue": r"queue(_ptr)?",
+            "projection": r"base_encoder\.fc\..+",
+            MOMENTUM: r"momentum_encoder\..+",
+            "predictor": r"predictor\..+",
         },
+        needs=("projection",),
+        like=IMAGENET,
     ),
-    "simclr_v1_tf": Layout(
-        "simclr_tf",
-        {
-            "classifier": r"head_supervised/linear_layer/dense/(kernel|bias)",
-            "step": r"global_step",
-        },
+    # facebookresearch/simsiam `builder.py`
+    "simsiam": Layout(
+        "torchvision",
+        r"encoder\.",
+        {"projection": r"encoder\.fc\.\d\.\w+", "predictor": r"predictor\..+"},
+        needs=("projection", "predictor"),
+        like=IMAGENET,
     ),
+    # facebookresearch/swav `resnet50.py`: SwAV, DeepCluster-v2, SeLa-v2
     "swav": Layout(
         "torchvision",
+        r"",
         {
             "projection": r"projection_head\.[013]\.\w+",
-            "prototypes": r"prototypes\.weight",
+            "prototypes": r"prototypes\.(prototypes\d\.)?weight",
         },
+        needs=("projection", "prototypes"),
+        like="swav_800ep",
     ),
-    "byol_deepmind_haiku": Layout(
-        "haiku",
+    # zdaxie/PixPro `contrast/models/PixPro.py`
+    "pixpro": Layout(
+        "torchvision",
+        r"encoder\.",
         {
-            "target network": r"target_(params|state)/.+",
-            "projector": r"online_(params|state)/projector/.+",
-            "predictor": r"online_(params|state)/predictor/.+",
-            "classifier": r"online_params/classifier//[wb]",
-            "moving-average internals": r"online_state/.+_ema//(counter|hidden)",
+            MOMENTUM: r"(encoder|projector)_k\..+",
+            "projection": r"projector\..+",
+            "value transform": r"value_transform\.\w+",
         },
+        needs=("value transform",),
+        like=IMAGENET,
     ),
-    "detco_pth": Layout("torchvision", {}),
-    "densecl": Layout("torchvision", {}),
-    "clip_rn50_openai": Layout(
+    # facebookresearch/dino `main_dino.py`
+    "dino": Layout(
+        "torchvision",
+        r"(student|teacher)\.(module\.)*backbone\.",
+        {
+            "the other network": r"(student|teacher)\.(module\.)*backbone\..+",
+            "heads": r"(student|teacher)\.(module\.)*head\..+",
+        },
+        needs=("heads",),
+        like=IMAGENET,
+    ),
+    # facebookresearch/barlowtwins `main.py`
+    "barlowtwins": Layout(
+        "torchvision",
+        r"backbone\.",
+        {"projection": r"projector\.\d\.\w+", "last BatchNorm": r"bn\.\w+"},
+        needs=("projection", "last BatchNorm"),
+        like=IMAGENET,
+    ),
+    # facebookresearch/vicreg `main_vicreg.py`
+    "vicreg": Layout(
+        "torchvision",
+        r"backbone\.",
+        {"projection": r"projector\.\d\.\w+"},
+        needs=("projection",),
+        like=IMAGENET,
+    ),
+    # lightning-bolts `simclr_module.py`
+    "bolts": Layout(
+        "torchvision",
+        r"encoder\.",
+        {"classifier": r"encoder\.fc\.\w+", "projection": r"projection\..+"},
+        needs=("projection",),
+        like=IMAGENET,
+    ),
+    # facebookresearch/vissl `trunks/resnext.py`
+    "vissl": Layout(
+        "torchvision",
+        r"trunk\.(base_model\.)?_feature_blocks\.",
+        {"heads": r"heads\..+"},
+        needs=("heads",),
+        like=IMAGENET,
+    ),
+    # OpenSelfSup, mmselfsup, mmpretrain, and DenseCL's own training checkpoints
+    "mmselfsup": Layout(
+        "torchvision",
+        r"backbone\.",
+        {
+            "the same network again": r"(encoder_q|online_net)\.0\..+",
+            "projection": r"((encoder_q|online_net)\.1|neck)\..+",
+            "head": r"head\..+",
+            MOMENTUM: r"(encoder_k|target_net|momentum_encoder)\..+",
+            "queue": r"queue2?(_ptr)?",
+        },
+        needs=("projection",),
+        like=IMAGENET,
+    ),
+    # lightly-ai/lightly `benchmarks/imagenet/resnet50`
+    "lightly": Layout(
+        "torchvision",
+        r"backbone\.",
+        {
+            "the other network": r"(teacher|student|key)_(backbone|projection_head)\..+",
+            "projection": r"(projection|prediction)_head\..+",
+            "classifier": r"online_classifier\..+",
+            "prototypes": r"prototypes\..+",
+            "criterion": r"criterion\..+",
+        },
+        needs=("classifier",),
+        like=IMAGENET,
+    ),
+    # vturrisi/solo-learn `methods/base.py`; `encoder.` in its old versions
+    "sololearn": Layout(
+        "torchvision",
+        r"(backbone|encoder)\.",
+        {
+            MOMENTUM: r"momentum_(backbone|encoder|projector)\..+",
+            "classifier": r"classifier\.\w+",
+            "projection": r"(projector|predictor)\..+",
+        },
+        needs=("classifier",),
+        like=IMAGENET,
+    ),
+    # google-research/simclr `resnet.py`, v1 and v2
+    "simclr_tf": Layout(
+        "simclr_tf",
+        r"base_model/",
+        {
+            "optimizer": r".+/Momentum",
+            "moving average": r"ema_model/.+",
+            "classifier": r"head_supervised/.+",
+            "projection": r"head_contrastive/.+",
+            "step": r"global_step",
+            "TensorFlow's own": r"_CHECKPOINTABLE_OBJECT_GRAPH|save_counter.*",
+        },
+        like="simclr_v1_tf",
+    ),
+    # Separius/SimCLRv2-Pytorch `convert.py`
+    "separius": Layout(
+        "separius",
+        r"(resnet\.)?",
+        {"classifier": r"(resnet\.)?fc\.\w+", "projection": r"head\..+"},
+        needs=("classifier",),
+        like="simclr_v1_tf",
+    ),
+    # deepmind/deepmind-research `byol`
+    "byol_haiku": Layout(
+        "haiku",
+        r"online_params\..*res_net50/~/",
+        {
+            "target network": r"target_(params|state)\..+",
+            "projection": r"online_(params|state)\.(projector|predictor)/.+",
+            "classifier": r"online_params\.classifier\.[wb]",
+            "moving-average internals": r"online_state\..+_ema\.(counter|hidden)",
+        },
+        like="byol_deepmind",
+    ),
+    # openai/CLIP `model.py`, open_clip
+    "clip": Layout(
         "clip",
+        r"visual\.",
         {
             "attention pool": r"visual\.attnpool\.(positional_embedding|[kqvc]_proj\.\w+)",
             "text tower": r"transformer\.resblocks\.\d+\.(attn|ln_1|ln_2|mlp)\..+"
@@ -79,178 +226,49 @@ LAYOUTS: dict[str, Layout] = {
             r"|positional_embedding|text_projection|logit_scale",
             "sizes": r"input_resolution|context_length|vocab_size",
         },
+        needs=("attention pool",),
+        like="clip_rn50",
     ),
+    # timm `byobnet.py` resnet50_clip
+    "timm_clip": Layout(
+        "timm_clip",
+        r"",
+        {"attention pool": r"head\.((q|k|v|proj|qkv)\.\w+|pos_embed)"},
+        like="clip_rn50",
+    ),
+    # detectron2's converters from torchvision, MoCo, DetCo, ...: any network may have gone in
+    "detectron2": Layout("detectron2", r"", {"classifier": r"stem\.fc\..+"}),
+    # a bare trunk: torchvision, timm, and what most methods publish
+    "torchvision": Layout("torchvision", r"", {"classifier": r"fc\.(weight|bias)"}),
 }
 
-# Words in a prefix that mean the slowly moving copy of a network.
-COPY = {"k", "key", "momentum", "target", "teacher", "ema"}
+
+def bare(name: str) -> str:
+    """A name, or a prefix, without the outer keys and wrappers that scripts put around it."""
+    return WRAPPED.sub("", name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Canonical:
-    """A trunk under canonical names, and how it came out of its file.
+def is_training(name: str) -> bool:
+    """Is this tensor an optimiser's, a scheduler's, a scaler's, ... rather than a network's?"""
+    return bool(TRAINING.fullmatch(bare(name)))
 
-    `role` is "only", or "online" where the file has a momentum copy too. `counters` tells whether
-    BatchNorm's step counters are the file's or zeros. `dropped` counts tensors by group.
+
+def layout_of(dialect: str, prefix: str, others: Iterable[str]) -> tuple[str, dict[str, int]]:
+    """The layout of a file with this trunk and these other names, and the names' groups counted.
+
+    "" where no layout accounts for all of them; the groups are then the names' first parts.
     """
-
-    tensors: dict[str, Tensor]
-    prefix: str
-    role: str
-    required: int
-    renamed: int
-    counters: str
-    dropped: dict[str, int]
-
-
-def to_canonical(published: Mapping[str, Tensor], layout: str) -> Canonical:
-    """The canonical tensors of a file of this layout, float32.
-
-    Strict both ways: ZooError for a trunk tensor that is missing, has another shape or is not
-    floating-point, and for any other tensor that the layout does not list. Values are not looked
-    at here.
-    """
-    names = dialect(LAYOUTS[layout].dialect)
-    prefix, role = _find_trunk(published, layout, names)
-    counted = any(link.at(prefix) in published for link in names.counters)
-    links = names.trunk + (names.counters if counted else ())
-    dropped = _match(published, layout, {link.at(prefix): link for link in links})
-    tensors = {link.canonical: link.read(published[link.at(prefix)]) for link in links}
-    if not counted:
-        tensors |= {f"{u.bn}.{COUNTER}": torch.tensor(0) for u in units(names.variant)}
-    return Canonical(
-        tensors=tensors,
-        prefix=prefix,
-        role=role,
-        required=len(names.trunk),
-        renamed=sum(link.canonical != link.at(prefix) for link in names.trunk),
-        counters="file" if counted else "zero",
-        dropped=dropped,
-    )
+    others = tuple(others)
+    rest = [name for name in others if not is_training(name)]
+    training = {"training state": len(others) - len(rest)} if len(others) > len(rest) else {}
+    for name, layout in LAYOUTS.items():
+        if layout.dialect == dialect and re.fullmatch(layout.trunk, bare(prefix)):
+            groups = Counter(_group(bare(other), layout) for other in rest)
+            if "" not in groups and all(groups[need] for need in layout.needs):
+                return name, dict(groups) | training
+    return "", dict(Counter(re.split(r"[./]", bare(name))[0] for name in rest)) | training
 
 
-def to_published(canonical: Mapping[str, Tensor], layout: str, prefix: str) -> dict[str, Tensor]:
-    """The inverse of `to_canonical` for the trunk: the same values, named and laid out as the
-    publisher does.
-    """
-    names = dialect(LAYOUTS[layout].dialect)
-    return {link.at(prefix): link.write(canonical[link.canonical]) for link in names.links}
-
-
-def _match(
-    published: Mapping[str, Tensor], layout: str, links: Mapping[str, Link]
-) -> dict[str, int]:
-    """Every tensor of the file is the one that a link wants or dropped: the drops, by group."""
-    faults = [f"'{name}' is missing" for name in links if name not in published]
-    dropped: Counter[str] = Counter()
-    for name, tensor in published.items():
-        group = _group(name, layout)
-        if name in links:
-            faults += _misfit(name, tensor, links[name])
-        elif group is None:
-            faults.append(f"'{name}' is neither part of ResNet-50 nor on this layout's drop list")
-        else:
-            dropped[group] += 1
-    if faults:
-        shown = "; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if faults[4:] else "")
-        raise ZooError(f"{layout}: {shown}. Another release of the file? See zoo/layouts.py.")
-    return dict(dropped)
-
-
-def _misfit(name: str, tensor: Tensor, link: Link) -> list[str]:
-    if tuple(tensor.shape) != link.shape:
-        return [f"'{name}' is {tuple(tensor.shape)}, not {link.shape}"]
-    if not link.is_counter and not tensor.is_floating_point():
-        return [f"'{name}' is {tensor.dtype}, not floating-point"]
-    return []
-
-
-def _group(name: str, layout: str) -> str | None:
-    bare = _without_module(name)
-    drops = LAYOUTS[layout].drops
-    return next((group for group, names in drops.items() if re.fullmatch(names, bare)), None)
-
-
-def _without_module(name: str) -> str:
-    """Data-parallel wrappers put `module.` in front, once each."""
-    return re.sub(r"^(module\.)+", "", name)
-
-
-# -- Finding the trunk ---------------------------------------------------------------------------
-
-
-def _find_trunk(published: Mapping[str, Tensor], layout: str, names: Dialect) -> tuple[str, str]:
-    """What stands before the trunk's names, and its role; the online network where there is a
-    momentum copy too.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
-    prefixes = _prefixes(shapes, names)
-    online = [prefix for prefix in prefixes if not COPY & set(re.split(r"[._/]", prefix))]
-    if len(online) == 1:
-        return online[0], "online" if len(prefixes) > 1 else "only"
-    if online:
-        raise ZooError(f"{layout}: the ResNet-50s under {online} could all be meant. Keep one.")
-    if prefixes:
-        raise ZooError(
-            f"{layout}: only a momentum copy is in this file, under {prefixes}. "
-            "The online network is needed."
-        )
-    # With half of the names right it is a damaged or foreign ResNet: let the match name the fault.
-    prefix = manifest(layout).prefix
-    present = sum(link.at(prefix) in published for link in names.trunk)
-    if 2 * present >= len(names.trunk) and _has_landmark(shapes, names, prefix):
-        return prefix, "only"
-    raise ZooError(f"{layout}: {_what_instead(shapes)}")
-
-
-def _prefixes(shapes: Mapping[str, tuple[int, ...]], names: Dialect) -> list[str]:
-    """Where the stem's and the last block's convolutions stand in their shapes."""
-    first, last = names.probes
-    ending = first.at("")
-    candidates = [
-        name.removesuffix(ending)
-        for name, shape in shapes.items()
-        if name.endswith(ending) and shape == first.shape
-    ]
-    return [
-        prefix
-        for prefix in candidates
-        if (not prefix or prefix[-1] in "./")
-        and shapes.get(last.at(prefix)) == last.shape
-        and _has_landmark(shapes, names, prefix)
-    ]
-
-
-def _has_landmark(shapes: Mapping[str, tuple[int, ...]], names: Dialect, prefix: str) -> bool:
-    if names.landmark is None:
-        return True
-    name, shape = names.landmark
-    return shapes.get(prefix + name) == shape
-
-
-def identify(published: Mapping[str, Tensor], file: str) -> str:
-    """A sentence on the ResNet-50 in a file of unknown layout; ZooError tells why there is none."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
-    for name in DIALECTS:
-        for prefix in _prefixes(shapes, dialect(name)):
-            return f"It holds a ResNet-50 with {name} names under '{prefix}'."
-    raise ZooError(f"{file}: {_what_instead(shapes)}")
-
-
-def _what_instead(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    begins = Counter(re.split(r"[./]", name)[0] for name in shapes)
-    counts = ", ".join(f"{name} ({count})" for name, count in begins.most_common(5))
-    stem = next((item for item in shapes.items() if len(item[1]) == 4), None)
-    if stem is None:
-        return f"No ResNet-50 in this file: no convolution among {counts}."
-    name, shape = stem
-    if shape in ((64, 3, 7, 7), (32, 3, 3, 3)):
-        kind = "which fits, but the blocks' names or shapes do not."
-    elif shape[2:] == (3, 3):
-        kind = "a 3x3 stem, as in ResNets for CIFAR, where (64, 3, 7, 7) belongs."
-    else:
-        kind = "where (64, 3, 7, 7) belongs."
-    return (
-        f"No ResNet-50 in this file: its first convolution '{name}' is {shape}, {kind} "
-        f"Names begin with {counts}."
-    )
+def _group(name: str, layout: Layout) -> str:
+    groups = layout.drops.items()
+    return next((group for group, names in groups if re.fullmatch(names, name)), "")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from zoo.canonical import Record
 from zoo.resnet50 import Normalisation, ResNet50
+from zoo.values import LOOKS_RANDOM_BELOW, random_ratio
 
 STAGES = ("C2", "C3", "C4", "C5")
 
@@ -31,6 +32,11 @@ class LoadReport:
     layout: str
     variant: str
     padding: str
+    stride: str
+    order: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    nesting: tuple[str, ...]
     prefix: str
     role: str
     required: int
@@ -48,8 +54,7 @@ def probe_images(normalisation: Normalisation) -> Tensor:
     coarse = torch.rand(4, 3, 6, 6, generator=generator, dtype=torch.float64)
     fine = torch.rand(4, 3, 96, 96, generator=generator, dtype=torch.float64)
     smooth = F.interpolate(coarse, size=(96, 96), mode="bilinear", align_corners=False)
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in normalisation)
-    return (0.8 * smooth + 0.2 * fine - mean) / std
+    return normalisation(0.8 * smooth + 0.2 * fine)
 
 
 @torch.no_grad()
@@ -60,16 +65,23 @@ def measure(net: ResNet50, record: Record, *, whole: bool) -> LoadReport:
     """
     stages = net.eval()(probe_images(net.input).float())
     activation = {stage: output.std().item() for stage, output in zip(STAGES, stages, strict=True)}
-    warnings = [*_zero_residuals(net), *_odd_scales(activation), *_alike(stages[-1])]
+    measured = [*_zero_residuals(net), *_odd_scales(activation), *_alike(stages[-1])]
+    if whole and not record.stand_in:  # a stand-in is random, and says so
+        measured += _as_random(net)
     return LoadReport(
         name=record.checkpoint.name,
         file=record.checkpoint.file,
         sha256=record.sha256,
         stand_in=record.stand_in,
         container=record.container,
-        layout=record.checkpoint.layout,
+        layout=record.layout,
         variant=record.checkpoint.variant,
         padding=record.checkpoint.padding,
+        stride=record.checkpoint.stride,
+        order=record.checkpoint.order,
+        mean=record.checkpoint.mean,
+        std=record.checkpoint.std,
+        nesting=record.nesting,
         prefix=record.prefix,
         role=record.role,
         required=record.required,
@@ -78,7 +90,7 @@ def measure(net: ResNet50, record: Record, *, whole: bool) -> LoadReport:
         dropped=record.dropped,
         renamed=record.renamed,
         activation=activation,
-        warnings=warnings if whole else [],
+        warnings=[*record.warnings, *(measured if whole else [])],
     )
 
 
@@ -86,6 +98,13 @@ def _zero_residuals(net: ResNet50) -> list[str]:
     last = [m for name, m in net.named_modules() if name.endswith("bn3") and "layer" in name]
     if all(isinstance(m, nn.BatchNorm2d) and not m.weight.any() for m in last):
         return ["the last BatchNorm of every block is zero, as before training"]
+    return []
+
+
+def _as_random(net: ResNet50) -> list[str]:
+    ratio = random_ratio(net.state_dict())
+    if ratio < LOOKS_RANDOM_BELOW:
+        return [f"the weights look random: singular values {ratio:.2f} times those of noise"]
     return []
 
 

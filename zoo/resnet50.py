@@ -12,7 +12,7 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from zoo.catalog import Padding, Triple, Variant
+from zoo.catalog import Order, Padding, Stride, Triple, Variant
 
 if TYPE_CHECKING:
     from zoo.report import LoadReport
@@ -28,10 +28,17 @@ WIDTHS: dict[str, tuple[int, int, int, int]] = {
 
 
 class Normalisation(NamedTuple):
-    """What to subtract from RGB pixels in [0, 1], and what to divide by then."""
+    """How a network wants its pixels: `mean` and `std` are in the channel order `order`."""
 
     mean: Triple
     std: Triple
+    order: Order = "rgb"
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Images of RGB in [0, 1] as the network wants them."""
+        ordered = images if self.order == "rgb" else images.flip(1)
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in self[:2])
+        return (ordered - mean) / std
 
 
 class ResNet50(nn.Module):
@@ -65,17 +72,21 @@ class ResNet50(nn.Module):
         return [c2, c3, c4, c5]
 
 
-def resnet50(*, variant: Variant, padding: Padding, size: Size = "full") -> ResNet50:
-    """A randomly initialised trunk.
+def resnet50(
+    *, variant: Variant, padding: Padding, stride: Stride = "3x3", size: Size = "full"
+) -> ResNet50:
+    """A randomly initialised trunk; `stride` is the convolution in which a stage's stride sits.
 
     "tiny" has one block per stage and a quarter of the width: the same path through the code at
     about half a million parameters. Build under `torch.device("meta")` to skip the
     initialisation.
     """
-    assert variant == "plain" or padding == "torch", "CLIP's trunk was trained with torch's padding"
     if variant == "clip":
+        assert (padding, stride) == ("torch", "3x3"), "CLIP's trunk strides by pooling"
         return _clip(size)
     net = _trunk(size)
+    if stride == "1x1":
+        _stride_in_the_first_convolution(net)
     if padding != "torch":
         net.maxpool = MaxPool2dSame(kernel_size=3, stride=2)
     if padding == "same":
@@ -104,6 +115,15 @@ def _clip(size: Size) -> ResNet50:
     for stage in ("layer2", "layer3", "layer4"):
         net.set_submodule(f"{stage}.0.downsample.0", nn.AvgPool2d(2))
     return net
+
+
+def _stride_in_the_first_convolution(net: ResNet50) -> None:
+    """As in the first ResNets (Caffe, MSRA), before Torch's own moved it to the 3x3."""
+    for stage in (net.layer2, net.layer3, net.layer4):
+        conv1, conv2 = (stage.get_submodule(f"0.conv{n}") for n in (1, 2))
+        assert isinstance(conv1, nn.Conv2d)
+        assert isinstance(conv2, nn.Conv2d)
+        conv1.stride, conv2.stride = (2, 2), (1, 1)
 
 
 def _pad_strided_convolutions_as_same(net: ResNet50) -> None:

@@ -8,13 +8,14 @@ import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.catalog import Checkpoint
-from zoo.dialects import COUNTER, dialect, units
-from zoo.layouts import LAYOUTS, to_published
+from zoo.detect import Found, detect, to_published
+from zoo.dialects import COUNTER, units
 from zoo.manifests import Manifest, manifest
 from zoo.report import probe_images
 from zoo.resnet50 import Normalisation, resnet50
@@ -35,24 +36,41 @@ def stand_in(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """
     seed = int.from_bytes(hashlib.sha256(checkpoint.name.encode()).digest()[:7])
     generator = torch.Generator().manual_seed(seed)
-    listed = manifest(checkpoint.layout)
-    trunk = _as_stored(_random_trunk(checkpoint, generator), listed)
+    listed = manifest(checkpoint.manifest)
+    found = _found(listed)
+    trunk = _as_stored(_random_trunk(checkpoint, generator), listed, found)
     trunk |= _statistics(trunk, checkpoint)
-    placed = to_published(trunk, listed.layout, listed.prefix)
-    return {
-        name: (placed[name] if name in placed else _filler(shape, generator))
-        .to(DTYPES[dtype])
-        .contiguous()
-        for name, (dtype, shape) in listed.tensors.items()
-    }
+    placed: dict[str, Tensor] = {}
+    for prefix in (found.prefix, *found.aliases):
+        placed |= to_published(trunk, found.dialect, prefix)
+    tensors = {}
+    for name, (dtype, shape) in listed.tensors.items():
+        joined = ".".join(listed.keys(name))
+        values = placed[joined] if joined in placed else _filler(shape, generator)
+        tensors[name] = values.to(DTYPES[dtype]).contiguous()
+    return tensors
 
 
 def write_stand_in(checkpoint: Checkpoint, path: Path) -> None:
     """Write a stand-in as a torch zip, nested as its method nests the weights."""
-    content: Mapping[str, object] = stand_in(checkpoint)
-    for key in reversed(manifest(checkpoint.layout).nesting):
-        content = {key: content}
+    listed = manifest(checkpoint.manifest)
+    content: dict[str, Any] = {}
+    for name, tensor in stand_in(checkpoint).items():
+        *outer, last = listed.keys(name)
+        inner = content
+        for key in outer:
+            inner = inner.setdefault(key, {})
+        inner[last] = tensor
     torch.save(content, path)
+
+
+def _found(listed: Manifest) -> Found:
+    """Where the trunk is among the names of a manifest."""
+    shapes = {
+        ".".join(listed.keys(name)): torch.empty(shape, dtype=DTYPES[dtype], device="meta")
+        for name, (dtype, shape) in listed.tensors.items()
+    }
+    return detect(shapes)
 
 
 def _random_trunk(checkpoint: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]:
@@ -68,12 +86,16 @@ def _random_trunk(checkpoint: Checkpoint, generator: torch.Generator) -> dict[st
     return trunk
 
 
-def _as_stored(trunk: Mapping[str, Tensor], listed: Manifest) -> dict[str, Tensor]:
+def _as_stored(trunk: Mapping[str, Tensor], listed: Manifest, found: Found) -> dict[str, Tensor]:
     """The trunk as a reader will see it: CLIP's convolutions are rounded to float16."""
-    links = dialect(LAYOUTS[listed.layout].dialect).links
-    dtypes = {link.canonical: DTYPES[listed.tensors[link.at(listed.prefix)][0]] for link in links}
-    stored = {link: link.write(trunk[link.canonical]).to(dtypes[link.canonical]) for link in links}
-    return dict(trunk) | {link.canonical: link.read(tensor) for link, tensor in stored.items()}
+    dtypes = {
+        ".".join(listed.keys(name)): DTYPES[dtype] for name, (dtype, _) in listed.tensors.items()
+    }
+    stored = dict(trunk)
+    for link in found.links:
+        written = link.write(trunk[link.canonical]).to(dtypes[link.at(found.prefix)])
+        stored[link.canonical] = link.read(written)
+    return stored
 
 
 def _statistics(trunk: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -82,14 +104,16 @@ def _statistics(trunk: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str
     Taken in float64 so that the float32 values do not depend on the number of threads.
     """
     with torch.device("meta"):
-        net = resnet50(variant=checkpoint.variant, padding=checkpoint.padding)
+        net = resnet50(
+            variant=checkpoint.variant, padding=checkpoint.padding, stride=checkpoint.stride
+        )
     net.load_state_dict(trunk, assign=True)
     net.double().train()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        net(probe_images(Normalisation(checkpoint.mean, checkpoint.std)))
+        net(probe_images(Normalisation(checkpoint.mean, checkpoint.std, checkpoint.order)))
     return {name: value.float() for name, value in net.state_dict().items() if "running" in name}
 
 

@@ -17,9 +17,11 @@ from bench.model.multitask import MultiTask, MultiTaskLoss
 from bench.model.sparse_rcnn import SparseRCNN
 from bench.model.sparse_rcnn_loss import SparseRCNNLoss
 from protocols.stages import Protocol
+from zoo.catalog import IMAGENET_MEAN, IMAGENET_STD
 from zoo.load import LoadReport, load
+from zoo.resnet50 import Normalisation
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
 
 T = TypeVar("T")
 
@@ -33,14 +35,15 @@ def build(
     every checkpoint of a comparison starts with the same ones.
     """
     trunk = load(weights, size=protocol.model.trunk)
-    mean, std = trunk.input if protocol.input.contract == "native" else IMAGENET
+    wanted = trunk.input if protocol.input.contract == "native" else IMAGENET
     channels = protocol.model.channels
     model = MultiTask(
         backbone=trunk,
         neck=seeded(f"{seed}/neck", lambda: FPN(trunk.channels, channels)),
         heads={task: seeded(f"{seed}/{task}", lambda t=task: head(protocol, t)) for task in tasks},
-        mean=mean,
-        std=std,
+        mean=wanted.mean,
+        std=wanted.std,
+        bgr=trunk.input.order == "bgr",
     )
     return model, trunk.report
 

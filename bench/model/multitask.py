@@ -16,7 +16,8 @@ from bench.data.sample import Batch
 class MultiTask(nn.Module):
     """A ResNet-50, an FPN and the heads of the tasks, in parts that learn or stay as they are.
 
-    `mean` and `std` are those of the checkpoint, for RGB in [0, 1].
+    `mean` and `std` are those of the checkpoint, for pixels in [0, 1]; with `bgr` it takes the
+    channels in that order, and they are given in it.
     """
 
     def __init__(
@@ -27,11 +28,13 @@ class MultiTask(nn.Module):
         heads: Mapping[str, nn.Module],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        bgr: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.heads = nn.ModuleDict(heads)
+        self.bgr = bgr
         self.scale: Tensor
         self.shift: Tensor
         scale = 1 / (255 * torch.tensor(std))
@@ -67,7 +70,8 @@ class MultiTask(nn.Module):
         `sizes_hw` are the sizes before padding. The padding is zero after normalisation, so that
         it looks the same for every checkpoint.
         """
-        normalised = images * self.scale + self.shift
+        ordered = images.flip(1) if self.bgr else images
+        normalised = ordered * self.scale + self.shift
         normalised = normalised * _inside(images.shape[-2:], sizes_hw)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" in self.learns):
             maps = self.backbone(normalised)
