@@ -276,6 +276,8 @@ def _weights(cells: list[Cell], place: Place) -> dict[str, dict[str, Any]]:
     published, stand_ins = Zoo(default_folder()), Zoo(place.store.root / "stand-ins")
     checkpoints = [find(name) for name in dict.fromkeys(cell.zoo for cell in cells)]
     missing = published.missing(checkpoints)
+    if lost := [one for one in missing if one.family == "own"]:  # no file to stand in for
+        raise BenchError(published.how_to_get(lost))
     if missing and not place.stand_ins:
         raise BenchError(
             f"{published.how_to_get(missing)}\n"

@@ -255,7 +255,7 @@ def _declared(given: dict[str, Any]) -> dict[str, Any]:
     for key in ("mean", "std"):
         if given[key]:
             declared[key] = tuple(
-                number / int(given["top"]) for number in _numbers(key, given[key])
+                round(number / int(given["top"]), 12) for number in _numbers(key, given[key])
             )
     return declared
 

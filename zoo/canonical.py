@@ -99,7 +99,7 @@ def trunk_of(published: Published, prefix: str = "") -> tuple[dict[str, Tensor],
     try:
         if NOT_SHOWN.fullmatch(arch):
             raise ZooError(f"it calls itself {arch}, which blurs where ResNet-50 strides.")
-        found = detect(published.tensors, prefix)
+        found = detect(published.tensors.outlines(), prefix)
         published.check(link.at(found.prefix) for link in found.links)
         tensors = to_canonical(published.tensors, found)
     except ZooError as error:
@@ -185,6 +185,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], record: Record) -> None:
         "__metadata__": {name: json.dumps(value) for name, value in fields.items()}
     }
     at = 0
+    tensors = dict(sorted(tensors.items()))  # so that the same weights are the same bytes
     for name, tensor in tensors.items():
         end = at + tensor.numel() * tensor.element_size()
         dtype = "I64" if name.endswith(COUNTER) else "F32"

@@ -120,6 +120,10 @@ class Checkpoint:
                 raise ZooError(f"{row}: unknown key '{key}'.{close} Known: {', '.join(KEYS)}.")
             if wrong := _wrong(key, value):
                 raise ZooError(f"{row}: {key} is {value!r}. It must be {wrong}.")
+        if values.get("variant") == "clip" and (
+            values.get("padding", "torch") != "torch" or values.get("stride", "3x3") != "3x3"
+        ):
+            raise ZooError(f"{row}: CLIP's network strides by pooling, without padding or stride.")
         triples = {key: _triple(values[key]) for key in ("mean", "std") if key in values}
         return cls(**cast("dict[str, Any]", {**values, **triples}))
 

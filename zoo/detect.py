@@ -255,9 +255,11 @@ HINTS = (  # (a name's ending, a shape or None, what it means)
     ("conv2d_53/kernel", None, "more than 53 convolutions: deeper, or selective kernels"),
     ("layer1.0.se.fc1.weight", None, "squeeze and excitation in the blocks: an SE-ResNet"),
     ("layer1.0.se.conv_reduce.weight", None, "squeeze and excitation in the blocks: an SE-ResNet"),
-    ("layer1.0.conv2.fc_reduce.weight", None, "selective kernels in the blocks: an SK-ResNet"),
+    ("layer1.0.se_module.fc1.weight", None, "squeeze and excitation in the blocks: an SE-ResNet"),
+    ("layer1.0.conv2.attn.fc_reduce.weight", None, "selective kernels in the blocks: an SK-ResNet"),
     ("conv1.0.weight", (32, 3, 3, 3), "a deep stem: ResNet-C, -D, -S or -T"),
     ("patch_embed.proj.weight", None, "patches: a vision transformer"),
+    ("conv_proj.weight", None, "patches: a vision transformer"),
 )
 
 

@@ -24,6 +24,8 @@ def locate(path: Path) -> Path | None:
 
 def located(path: Path) -> Path:
     """The same, or a ZooError that says what is there instead."""
+    if str(path) != str(path).encode(errors="replace").decode():
+        raise ZooError(f"{str(path)!a} has a name that is no UTF-8. Rename it.")
     found = locate(path)
     if found is None and path.is_dir():
         raise ZooError(f"{path} is a folder without exactly one *.index. Name the weight file.")

@@ -44,7 +44,7 @@ class Inspection:
 
 def inspect(path: Path) -> Inspection:
     """Open a file, find its ResNet-50, run it once, and tell all of it; never raises ZooError."""
-    found = Inspection(file=str(path))
+    found = Inspection(file=str(path).encode(errors="replace").decode())  # a name can be no text
     try:
         _look(located(path), found)
     except Unsaid as error:

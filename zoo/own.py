@@ -47,17 +47,30 @@ class Unsaid(ZooError):
 def adopt(path: Path) -> Checkpoint:
     """The row of a file that is named by its path; a new one is written into the user's TOML.
 
-    ZooError if the file holds no ResNet-50, has changed since it was added, or does not tell how
-    its network was trained.
+    A published file that is not the one in the zoo's folder is the user's own. ZooError if the
+    file holds no ResNet-50, has changed or moved since it was added, or does not tell how its
+    network was trained.
     """
     file = located(path).absolute()
-    for row in own():
-        if Path(row.file) == file and row.sha256 == _sha256_of(file):
+    mine = [row for row in own() if Path(row.file) == file]
+    same = [row for row in mine if row.sha256 == _sha256_of(file)]
+    if mine and not same:
+        raise ZooError(
+            f"{file} has changed since it was added as {mine[0].name}. Add it by another name "
+            f"(bench zoo add), or remove [{mine[0].name}] from {own_file()}."
+        )
+    row = same[0] if same else known(file)[0]
+    source = _source(row)
+    if row.family != "own":
+        if source is not None and _sha256_of(source) == _sha256_of(file):
             return row
-    row = known(file)[0]
-    if row.family == "own" and row not in own():
-        _save(row)
-    return row
+        row = _own_copy(row, file)
+    elif source is None:
+        raise ZooError(
+            f"{file} was added as {row.name} from {row.file}, where it is not any more. Move it "
+            f"back, or write its new place into [{row.name}] of {own_file()}."
+        )
+    return row if row in own() else _save(row, again=False)
 
 
 def add(path: Path, name: str, declared: Mapping[str, Any], *, prefix: str = "") -> Checkpoint:
@@ -112,11 +125,13 @@ def _row(
     needed = {"variant", "padding", "stride", "order", "mean", "std"}
     if variant == "clip":
         needed -= {"padding", "stride"}  # its pools stride, and pad nothing
-    told: dict[str, Any] = {}
+    told = _in_header(published)
     if found.like:
         like = find(found.like)
         told = {key: getattr(like, key) for key in SEMANTICS}
-    told |= {"variant": variant} | dict(declared)
+    if found.dialect != "timm_deep_stem":  # a ResNet-50-D without its head has the very same names
+        told["variant"] = variant
+    told |= dict(declared)
     if needed - told.keys():
         raise Unsaid(_what_to_say(published, found, name, needed - told.keys()), found)
     if told["variant"] != variant:
@@ -136,12 +151,28 @@ def _row(
     return Checkpoint.from_dict(row)
 
 
+def _in_header(published: "Published") -> dict[str, Any]:
+    """What a converted file says of itself; {} for any other."""
+    from zoo.canonical import read_canonical
+
+    if published.container != "safetensors":
+        return {}
+    canonical = read_canonical(published.path)
+    if canonical is None:
+        return {}
+    record = canonical[1]
+    if record.stand_in:
+        raise ZooError(f"{published.path.name} is a stand-in: random weights, which have no name.")
+    return {key: getattr(record.checkpoint, key) for key in SEMANTICS}
+
+
 def _what_to_say(published: "Published", found: "Found", name: str, missing: set[str]) -> str:
     path = published.path
     variant = found.names.variant
     like = "clip_rn50" if variant == "clip" else "supervised_tv_v1"
     others = ", ".join(f"{group} ({count})" for group, count in found.dropped.items())
-    file, flags = shlex.quote(str(path)), ", ".join(f"--{flag}" for flag in sorted(missing))
+    named = sorted("stem" if key == "variant" else key for key in missing)
+    file, flags = shlex.quote(str(path)), ", ".join(f"--{flag}" for flag in named)
     return (
         f"{path.name}: all {found.required} tensors of a ResNet-50 are here"
         + (f", beside {others}" if others else "")
@@ -161,6 +192,19 @@ def _free(file: Path) -> str:
     return name
 
 
+def _own_copy(row: Checkpoint, file: Path) -> Checkpoint:
+    """The user's own row of a published file that is not in the zoo's folder."""
+    name, note = _free(file), f"added by its user; the file of {row.name}"
+    row = replace(row, name=name, short="", label=name, family="own", manifest="", url="")
+    return replace(row, file=str(file), sha256=_sha256_of(file), notes=note)
+
+
+def _source(row: Checkpoint) -> Path | None:
+    from zoo.store import Zoo
+
+    return Zoo(default_folder()).source(row)
+
+
 def _sha256_of(file: Path) -> str:
     """The hash of a file, remembered until its size or time changes."""
     from zoo.store import Zoo
@@ -168,21 +212,38 @@ def _sha256_of(file: Path) -> str:
     return Zoo(default_folder()).sha256_of(file)
 
 
-def _save(row: Checkpoint) -> None:
-    """Append a row to the user's TOML; whoever reads it sees all of it or nothing."""
+def _save(row: Checkpoint, *, again: bool = True) -> Checkpoint:
+    """Append a row to the user's TOML and return it; whoever reads it sees all of it or nothing.
+
+    A row of the same file is returned in its place unless it may be there `again`: another process
+    was faster.
+    """
     file = own_file()
     defaults = {field.name: field.default for field in fields(Checkpoint)}
     values = {key: value for key, value in asdict(row).items() if value != defaults[key]}
     del values["name"]
     values |= {key: getattr(row, key) for key in SEMANTICS}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    lines = [f"{key} = {_in_toml(value)}" for key, value in values.items()]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.with_name(f".{file.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            mine = {other.name: other for other in own()}
+            twins = [o for o in mine.values() if (o.file, o.sha256) == (row.file, row.sha256)]
+            if twins and not again:
+                return twins[0]
+            if row.name in mine:
+                taken = mine[row.name].file
+                raise ZooError(f"{row.name} is {taken} by now. Choose another name.")
             before = file.read_text("utf-8").rstrip() + "\n\n" if file.exists() else ""
             part = file.with_name(f".{file.name}.part")
             part.write_text(before + "\n".join([f"[{row.name}]", *lines]) + "\n", "utf-8")
             os.replace(part, file)
+        return row
     except OSError as error:
         raise ZooError(f"Cannot write {file}: {error.strerror}. Set $BENCH_ZOO.") from error
+
+
+def _in_toml(value: object) -> str:
+    """As JSON has it, but for the one character that is allowed there and not here."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -7,11 +7,13 @@ of each. What calls do is in `rebuild`.
 import mmap
 import pickletools
 import re
+import zipfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from typing import IO, Any, cast
 
-from zoo.rebuild import Inert, Name, call, set_state, storage
+from zoo.rebuild import Inert, Name, Span, Storage, call, set_state, storage, table
 
 # What damaged bytes raise here and in what reads around it; all of it is reported as damage.
 DAMAGE = (
@@ -20,42 +22,115 @@ DAMAGE = (
     LookupError,
     MemoryError,
     OverflowError,
-    RecursionError,
+    RuntimeError,
     TypeError,
     ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
+# Far more opcodes than a checkpoint's pickle has: each may make an object a hundred times as large
+# as itself, and a call may copy what others made.
+STEPS = 8_000_000
 
-def unpickle(file: IO[bytes] | mmap.mmap) -> Any:
-    """The value of one pickle, up to its STOP; DAMAGE for bytes that are none."""
-    machine = _Machine()
-    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
-        machine.step(opcode.name, argument)
-    return machine.stack.pop()
+
+def unpickle(file: IO[bytes] | mmap.mmap) -> tuple[Any, list[Storage]]:
+    """The value of one pickle, up to its STOP, and every torch storage that it refers to.
+
+    DAMAGE for bytes that are none.
+    """
+    machine, steps, content = _Machine(), _steps(), cast(IO[bytes], file)
+    for _ in range(STEPS):
+        code = content.read(1)
+        if code == b".":
+            return machine.stack.pop(), machine.storages
+        step = steps.get(code)
+        if step is None:
+            raise ValueError(f"the pickle opcode {code!r}" if code else "a pickle without an end")
+        argument, act = step
+        act(machine, argument(content) if argument else None)
+    raise ValueError("a longer pickle than any checkpoint's")
 
 
 # -- The machine ---------------------------------------------------------------------------------
 
-CONSTANTS = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "EMPTY_TUPLE": (),
+# What an opcode without an argument pushes.
+PUSHED: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": list,
 }
-EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
-NOTHING = frozenset({"PROTO", "FRAME", "STOP"})
+NOTHING = frozenset({"PROTO", "FRAME"})
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Those that push the number, the text or the bytes that they carry.
+VALUES = re.compile(
+    r"(BIN)?INT|BININT[12]|LONG[14]?|(BIN)?FLOAT|(SHORT_)?(BIN)?(STRING|UNICODE)"
+    r"|BINUNICODE8|(SHORT_)?BINBYTES8?|BYTEARRAY8"
+)
+
+# Those whose argument may be an array's elements: bytes of its length, is it text?
+LONG = {
+    "BINSTRING": (4, False),
+    "BINUNICODE": (4, True),
+    "BINUNICODE8": (8, True),
+    "BINBYTES": (4, False),
+    "BINBYTES8": (8, False),
+    "BYTEARRAY8": (8, False),
+}
+SPAN = 1 << 16  # bytes from which on such an argument is left in the file
+
+Step = tuple[Callable[[IO[bytes]], Any] | None, Callable[["_Machine", Any], None]]
 
 
 @cache
-def _is_value(opcode: str) -> bool:
-    """Does this opcode push the number, the text or the bytes that it carries?"""
-    numbers, texts = r"(BIN)?INT|BININT[12]|LONG[14]?|(BIN)?FLOAT", r"(BIN)?(STRING|UNICODE)"
-    return bool(
-        re.fullmatch(
-            rf"{numbers}|(SHORT_)?{texts}|BINUNICODE8|(SHORT_)?BINBYTES8?|BYTEARRAY8", opcode
-        )
-    )
+def _steps() -> dict[bytes, Step]:
+    """For each opcode's byte: what reads its argument, if it has one, and what it does."""
+    steps = {}
+    for opcode in pickletools.opcodes:
+        act = _act(opcode.name)
+        if act is not None:
+            argument = opcode.arg.reader if opcode.arg else None
+            if opcode.name in LONG and argument:
+                argument = _span_or(argument, *LONG[opcode.name])
+            steps[opcode.code.encode("latin-1")] = argument, act
+    return steps
+
+
+def _span_or(
+    whole: Callable[[IO[bytes]], Any], width: int, is_text: bool
+) -> Callable[[IO[bytes]], Any]:
+    """What reads an argument, but leaves a long one where it is in a mapped file."""
+
+    def argument(file: IO[bytes] | mmap.mmap) -> Any:
+        if not isinstance(file, mmap.mmap):
+            return whole(file)
+        at = file.tell()
+        length = int.from_bytes(file[at : at + width], "little")
+        if length < SPAN:
+            return whole(cast(IO[bytes], file))
+        file.seek(at + width + length)  # ValueError beyond its end
+        return Span(file, at + width, length, is_text)
+
+    return argument
+
+
+def _act(opcode: str) -> Callable[["_Machine", Any], None] | None:
+    """What an opcode does to the machine; None for one that no checkpoint needs."""
+    if VALUES.fullmatch(opcode):
+        return lambda machine, argument: machine.stack.append(argument)
+    if opcode in PUSHED:
+        make = PUSHED[opcode]
+        return lambda machine, _: machine.stack.append(make())
+    if opcode in TUPLES:
+        count = TUPLES[opcode]
+        return lambda machine, _: machine.stack.append(tuple(machine.taken(count)))
+    if opcode in NOTHING:
+        return lambda machine, _: None
+    return getattr(_Machine, f"_{opcode.lower()}", None)
 
 
 class _Machine:
@@ -63,23 +138,20 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.storages: list[Storage] = []
+        self.left = STEPS
 
-    def step(self, opcode: str, argument: Any) -> None:
-        if _is_value(opcode):
-            self.stack.append(argument)
-        elif opcode in CONSTANTS:
-            self.stack.append(CONSTANTS[opcode])
-        elif opcode in EMPTY:
-            self.stack.append(EMPTY[opcode]())
-        elif opcode in TUPLES:
-            self.stack.append(tuple(self._pop(TUPLES[opcode])))
-        elif opcode not in NOTHING:
-            act = getattr(self, f"_{opcode.lower()}", None)
-            if act is None:
-                raise ValueError(f"the pickle opcode {opcode}")
-            act(argument)
+    def made(self, value: Any) -> None:
+        """Push what a call made, which may be a copy of something large."""
+        if isinstance(value, dict | list | tuple | set):
+            self.left -= len(value)
+        elif isinstance(value, bytes | str):
+            self.left -= len(value) >> 6
+        if self.left < 0:
+            raise ValueError("more copies than any checkpoint's pickle makes")
+        self.stack.append(value)
 
-    def _pop(self, count: int) -> list[Any]:
+    def taken(self, count: int) -> list[Any]:
         if len(self.stack) < count:
             raise ValueError("an empty pickle stack")
         taken = self.stack[len(self.stack) - count :]
@@ -95,6 +167,12 @@ class _Machine:
     def _mark(self, _: None) -> None:
         self.marks.append(self.stack)
         self.stack = []
+
+    def _pop(self, _: None) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:  # a mark is popped as a value is
+            self._since_mark()
 
     def _pop_mark(self, _: None) -> None:
         self._since_mark()
@@ -127,14 +205,14 @@ class _Machine:
 
     def _dict(self, _: None) -> None:
         items = self._since_mark()
-        self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        self.stack.append(table(zip(items[::2], items[1::2], strict=True)))
 
     def _frozenset(self, _: None) -> None:
         items = self._since_mark()
-        self.stack.append(frozenset(items))
+        self.stack.append(items)  # as a list: nothing in it is hashed
 
     def _append(self, _: None) -> None:
-        self._extend(self._pop(1))
+        self._extend(self.taken(1))
 
     def _appends(self, _: None) -> None:
         self._extend(self._since_mark())
@@ -147,12 +225,10 @@ class _Machine:
             list.extend(target, items)
 
     def _additems(self, _: None) -> None:
-        items = self._since_mark()
-        if not isinstance(self.stack[-1], Inert):
-            set.update(self.stack[-1], items)
+        self._extend(self._since_mark())
 
     def _setitem(self, _: None) -> None:
-        self._set(self._pop(2))
+        self._set(self.taken(2))
 
     def _setitems(self, _: None) -> None:
         self._set(self._since_mark())
@@ -160,7 +236,7 @@ class _Machine:
     def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
         entries = target.items if isinstance(target, Inert) else target
-        dict.update(entries, zip(items[::2], items[1::2], strict=True))
+        dict.update(entries, table(zip(items[::2], items[1::2], strict=True)))
 
     # Names, calls, states
 
@@ -168,33 +244,38 @@ class _Machine:
         self.stack.append(Name(*argument.split(" ", 1)))
 
     def _stack_global(self, _: None) -> None:
-        module, name = self._pop(2)
-        self.stack.append(Name(str(module), str(name)))
+        module, name = self.taken(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        self.stack.append(Name(module, name))
 
     def _reduce(self, _: None) -> None:
-        function, arguments = self._pop(2)
-        self.stack.append(
-            call(function, arguments if isinstance(arguments, tuple) else (arguments,))
-        )
+        function, arguments = self.taken(2)
+        self.made(call(function, arguments if isinstance(arguments, tuple) else (arguments,)))
 
     _newobj = _reduce
 
     def _newobj_ex(self, _: None) -> None:
-        function, arguments, keywords = self._pop(3)
-        self.stack.append(Inert(function, (*arguments, keywords)))
+        function, arguments, keywords = self.taken(3)
+        self.made((*arguments, keywords))
+        self.stack.append(Inert(function, self.stack.pop()))
 
     def _inst(self, argument: str) -> None:
         arguments = self._since_mark()
-        self.stack.append(call(Name(*argument.split(" ", 1)), tuple(arguments)))
+        self.made(call(Name(*argument.split(" ", 1)), tuple(arguments)))
 
     def _obj(self, _: None) -> None:
         function, *arguments = self._since_mark()
-        self.stack.append(call(function, tuple(arguments)))
+        self.made(call(function, tuple(arguments)))
 
     def _build(self, _: None) -> None:
-        (state,) = self._pop(1)
+        (state,) = self.taken(1)
         set_state(self.stack[-1], state)
 
     def _binpersid(self, _: None) -> None:
-        (pid,) = self._pop(1)
-        self.stack.append(storage(pid))
+        (pid,) = self.taken(1)
+        if pid[0] == "module":  # a class with its source, in old files of whole modules
+            self.stack.append(pid[1])
+            return
+        self.storages.append(storage(pid))
+        self.stack.append(self.storages[-1])

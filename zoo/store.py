@@ -6,7 +6,7 @@ Reads no weights and imports no torch until a file has to be converted.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +43,7 @@ class Zoo:
         """Those whose published file is not on this machine."""
         return [checkpoint for checkpoint in checkpoints if self.source(checkpoint) is None]
 
-    def how_to_get(self, checkpoints: Iterable[Checkpoint]) -> str:
+    def how_to_get(self, checkpoints: Sequence[Checkpoint]) -> str:
         """For people: where each file is published and where to put it."""
         lines = [
             f"  {row.short or row.name}: {row.file} from {row.url}"
@@ -52,13 +52,10 @@ class Zoo:
             else f"  {row.name}: {row.file}, which was there when it was added"
             for row in checkpoints
         ]
-        return "\n".join(
-            [
-                "Missing weights:",
-                *lines,
-                f"Put them into {self.folder} ($BENCH_ZOO), or try bench zoo fetch NAME.",
-            ]
-        )
+        published = any(row.url for row in checkpoints)
+        put = f"Put them into {self.folder} ($BENCH_ZOO), or try bench zoo fetch NAME."
+        back = "Put it back, or add it again from where it is now: bench zoo add FILE."
+        return "\n".join(["Missing weights:", *lines, put if published else back])
 
     def sha256_of(self, file: Path) -> str:
         """The hash of a file, taken once for each size and time of it."""
@@ -71,7 +68,7 @@ class Zoo:
         """What is known of a file as it was when it was last looked at."""
         try:
             return json.loads(self._note(file).read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def remembered(self, file: Path) -> dict[str, Any]:
