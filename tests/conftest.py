@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,24 @@ def new_store(tmp_path, stand_ins):
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def say(monkeypatch, capsys, tmp_path):
+    """Return a function that runs `bench …` and returns (exit code, standard output, error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_ZOO", str(tmp_path / "zoo"))
+    for name in ("BENCH_DATA", "BENCH_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+    from bench.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run

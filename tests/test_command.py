@@ -4,37 +4,16 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from bench.cli import main
 from tests import killed
 from tests.conftest import ROOT
 
 GRID = ("--zoo", "moco_v2,clip", "--protocol", "pf,paf", "--preset", "tiny")
 ZEROING = (*GRID, "--scheme", "zeroing")
-
-
-@pytest.fixture
-def say(monkeypatch, capsys, tmp_path):
-    """Return a function that runs `bench …` and returns (exit code, standard output, error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BENCH_ZOO", str(tmp_path / "no-weights"))
-    for name in ("BENCH_DATA", "BENCH_STORE"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
 
 
 def files(folder):
@@ -102,7 +81,7 @@ def test_missing_weights_are_refused_before_anything_starts_with_where_to_get_th
     assert code == 2
     assert "moco_v2_200ep_pretrain.pth.tar from https://dl.fbaipublicfiles.com/moco" in err
     assert "RN50.pt from https://openaipublic" in err
-    assert "no-weights" in err
+    assert f"Put them into {Path.cwd() / 'zoo'} ($BENCH_ZOO)" in err
     assert not Path("runs").exists()
 
 
@@ -225,10 +204,9 @@ def test_changed_weights_make_a_result_stale_and_the_plan_says_so(say, streets, 
 
 def test_the_catalogue_is_listed_and_shown(say):
     code, out, _ = say("zoo", "ls", "--json")
-    assert [row["short"] for row in json.loads(out)] == [
+    assert [row["short"] for row in json.loads(out) if row["short"]] == [
         *("supervised", "moco_v1", "moco_v2", "simclr", "swav", "byol", "detco", "densecl", "clip")
     ]
-    assert say("zoo", "ls")[1].count("\n") == 10
     code, out, _err = say("zoo", "show", "byol")
     assert code == 0
     for fact in ("byol_deepmind", "CC-BY-NC-4.0", "same", "pretrain_res50x1.pkl", "names no files"):

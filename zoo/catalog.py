@@ -301,10 +301,3 @@ def _unknown(name: str) -> str:
 def _did_you_mean(close: Sequence[str]) -> str:
     quoted = " or ".join(f"'{name}'" for name in close)
     return f" Did you mean {quoted}?" if quoted else ""
-
-
-def __getattr__(name: str) -> tuple[Checkpoint, ...]:
-    """`CATALOG`, read on first use."""
-    if name == "CATALOG":
-        return catalog()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ memory, wherever its bytes can be used as they are: what is not looked at is not
 
 import io
 import mmap
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ from zoo.rebuild import Array, Inert, Name, Storage, TensorRef
 from zoo.tf_bundle import read_bundle
 
 NODES = 2_000_000  # more values than any checkpoint has beside its tensors,
-TENSORS = 100_000  # and more tensors
+TENSORS = 20_000  # and more tensors
 MEMBER = 4 << 30  # bytes that a compressed member may unpack to,
 UNPACKED = 100  # and how many times as many as it has: weights hardly shrink at all
 
@@ -71,21 +72,23 @@ def _read_safetensors(path: Path) -> Any:
 def _read_zip(path: Path) -> Any:
     """A torch zip or a TorchScript archive: `data.pkl` beside one member for each storage."""
     content = _mapped(path)
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
-    summed = any(info.CRC for info in members.values())  # torch.save leaves them out if told to
+        if len(members) < len(archive.infolist()):
+            raise ValueError("two members of one name")
+        summed = any(info.CRC for info in members.values())  # torch.save can leave them out
 
-    @cache
-    def run(name: str) -> Run:
-        return _member(content, members[name], summed)
+        @cache
+        def run(name: str) -> Run:
+            return _member(file.fileno(), content, members[name], summed)
 
-    pickled = min((name for name in members if name.endswith("/data.pkl")), key=len)
-    root = pickled.removesuffix("data.pkl")
-    order = _bytes(run(f"{root}byteorder")) if f"{root}byteorder" in members else b"little"
-    if order != b"little":
-        raise ValueError(f"its bytes are in {order[:16]!r} order")
-    value, _ = unpickle(io.BytesIO(_bytes(run(pickled))))
-    return _resolved(value, lambda storage: run(f"{root}data/{storage.key}"))
+        pickled = min((name for name in members if name.endswith("/data.pkl")), key=len)
+        root = pickled.removesuffix("data.pkl")
+        order = _bytes(run(f"{root}byteorder")) if f"{root}byteorder" in members else b"little"
+        if order != b"little":
+            raise ValueError(f"its bytes are in {order[:16]!r} order")
+        value, _ = unpickle(io.BytesIO(_bytes(run(pickled))))
+        return _resolved(value, lambda storage: run(f"{root}data/{storage.key}"))
 
 
 def _bytes(run: Run) -> bytes:
@@ -94,14 +97,18 @@ def _bytes(run: Run) -> bytes:
     return run.content[run.start : run.start + run.length]
 
 
-def _member(content: mmap.mmap, info: zipfile.ZipInfo, summed: bool) -> Run:
-    """The bytes of a member, which has to be stored as it is."""
+def _member(file: int, content: mmap.mmap, info: zipfile.ZipInfo, summed: bool) -> Run:
+    """The bytes of a member, which has to be stored as it is.
+
+    Its header is read from the file, since looking at it in `content` would map what is around it.
+    """
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename} is compressed, which torch never does")
     at = info.header_offset
-    if content[at : at + 4] != b"PK\x03\x04":
+    header = os.pread(file, 30, at) if at >= 0 else b""
+    if header[:4] != b"PK\x03\x04":
         raise ValueError(f"{info.filename} has no header")
-    name, extra = (int.from_bytes(content[at + n : at + n + 2], "little") for n in (26, 28))
+    name, extra = (int.from_bytes(header[n : n + 2], "little") for n in (26, 28))
     start = at + 30 + name + extra
     if start + info.file_size > len(content):
         raise ValueError(f"{info.filename} ends after the file")

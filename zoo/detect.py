@@ -113,8 +113,8 @@ def to_canonical(tensors: Mapping[str, Tensor], found: Found) -> dict[str, Tenso
     for link in found.links:
         own = tensors[link.at(found.prefix)]
         for alias in found.aliases:
-            other = tensors[link.at(alias)]
-            if not own.is_meta and not torch.equal(own, other):
+            other = tensors.get(link.at(alias))
+            if other is None or not (own.is_meta or torch.equal(own, other)):
                 raise ZooError(
                     f"'{link.at(found.prefix)}' and '{link.at(alias)}' should be the same tensor "
                     "and are not. Which network is meant? Say it: bench zoo add FILE --prefix …"
@@ -169,16 +169,17 @@ def _choose(hits: list[tuple[str, str]], wanted: str) -> tuple[str, str, str, tu
             raise NotFound(f"No ResNet-50 is under '{wanted}'; those here are under {list(at)}.")
         role = "teacher" if COPY & _words(fitting[0]) else "online" if len(at) > 1 else "only"
         return at[fitting[0]], fitting[0], role, ()
-    if students and len(at) == 2:  # DINO is used by its teacher
+    if len(students) == 1 and len(at) == 2:  # DINO is used by its teacher
         teacher = next(prefix for prefix in at if prefix not in students)
         return at[teacher], teacher, "teacher", ()
-    if len(online) - len(again) == 1 and len(online) > 1:
+    if len(online) - len(again) == 1 and len(online) > 1 and not students:
         own = next(prefix for prefix in online if prefix not in again)
         return at[own], own, "online", again
-    if len(online) != 1:
+    if len(online) != 1 or students:
+        only = "be momentum copies only" if not online else "be students only"
         raise NotFound(
             f"The ResNet-50s under {online or copies} could "
-            + ("all be meant" if online else "be momentum copies only")
+            + ("all be meant" if online != students and online else only)
             + ". Name one: bench zoo add FILE --name NAME --prefix PREFIX."
         )
     return at[online[0]], online[0], "online" if len(at) > 1 else "only", ()

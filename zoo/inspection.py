@@ -1,16 +1,21 @@
 """What a file is: the answer of `bench zoo inspect`, for people and for programs."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zoo.canonical import Record, convert, read_canonical, record_of
 from zoo.catalog import Checkpoint, ZooError, default_folder
 from zoo.detect import NotFound
-from zoo.files import located
-from zoo.load import network
+from zoo.files import located, stamp
 from zoo.own import Unsaid, known
 from zoo.read import read, sniff
-from zoo.store import Zoo
+from zoo.store import CONVERTER, Zoo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(kw_only=True)
@@ -60,6 +65,7 @@ def inspect(path: Path) -> Inspection:
 
 def _look(file: Path, into: Inspection) -> None:
     """Fill in what is learned, as it is learned."""
+    before = stamp(file)
     into.sha256 = Zoo(default_folder()).sha256_of(file)
     into.container = sniff(file)
     canonical = read_canonical(file) if into.container == "safetensors" else None
@@ -83,8 +89,25 @@ def _look(file: Path, into: Inspection) -> None:
             raise
         canonical = convert(file, row, sha256=into.sha256)
     _fill(into, canonical[1])
-    report = network(*canonical).report
-    into.activation, into.warnings = report.activation, report.warnings
+    measured = _measured(file, *canonical, before)
+    into.activation, into.warnings = measured["activation"], measured["warnings"]
+
+
+def _measured(
+    file: Path, tensors: "Mapping[str, Tensor]", record: Record, before: dict[str, int]
+) -> dict[str, Any]:
+    """What the network puts out, remembered until the file or what is said of it changes."""
+    shelf = Zoo(default_folder())
+    kind = [CONVERTER, record.nesting, record.prefix, record.checkpoint.semantics]
+    asked = json.dumps(kind, sort_keys=True)
+    noted = shelf.remembered(file).get("measured", {})
+    if asked not in noted:
+        from zoo.load import network  # it needs timm, which takes as long to import as torch
+
+        report = network(tensors, record).report
+        noted = noted | {asked: {"activation": report.activation, "warnings": report.warnings}}
+        shelf.remember(file, before | {"measured": noted})
+    return noted[asked]
 
 
 def _fill(into: Inspection, record: Record) -> None:

@@ -64,13 +64,17 @@ class Span:
     length: int
     is_text: bool
 
-    def latin1(self) -> bytearray:
-        """The bytes that protocol 2 wrote as a text."""
-        decoder, decoded = codecs.getincrementaldecoder("utf-8")(), bytearray()
+    def latin1(self, size: int) -> bytearray:
+        """The bytes, so many, that protocol 2 wrote as a text; ValueError if there are others."""
+        decoder, decoded, filled = codecs.getincrementaldecoder("utf-8")(), bytearray(size), 0
         stop = self.start + self.length
         for at in range(self.start, stop, DECODED):
             part = self.content[at : min(at + DECODED, stop)]
-            decoded += decoder.decode(part, at + DECODED >= stop).encode("latin-1")
+            part = decoder.decode(part, at + DECODED >= stop).encode("latin-1")
+            decoded[filled : filled + len(part)] = part
+            filled += len(part)
+        if filled != size:
+            raise ValueError(f"{filled} bytes for an array of {size}")
         return decoded
 
 
@@ -91,8 +95,9 @@ class Array:
         span = self.elements
         if not isinstance(span, Span):
             values = np.frombuffer(bytearray(span), self.dtype)
-        elif span.is_text:
-            values = np.frombuffer(span.latin1(), self.dtype)
+        elif span.is_text and self.dtype:
+            size = prod(self.shape) * self.dtype.itemsize
+            values = np.frombuffer(span.latin1(size), self.dtype)
         else:
             values = np.frombuffer(span.content, self.dtype, prod(self.shape), span.start)
         return values.reshape(self.shape, order=self.order)

@@ -19,9 +19,6 @@ from bench.model.sparse_rcnn_loss import SparseRCNNLoss
 from protocols.stages import Protocol
 from zoo.catalog import IMAGENET_MEAN, IMAGENET_STD
 from zoo.load import LoadReport, load
-from zoo.resnet50 import Normalisation
-
-IMAGENET = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
 
 T = TypeVar("T")
 
@@ -35,15 +32,18 @@ def build(
     every checkpoint of a comparison starts with the same ones.
     """
     trunk = load(weights, size=protocol.model.trunk)
-    wanted = trunk.input if protocol.input.contract == "native" else IMAGENET
+    bgr = trunk.input.order == "bgr"
+    mean, std, _ = trunk.input
+    if protocol.input.contract == "imagenet":
+        mean, std = (values[:: -1 if bgr else 1] for values in (IMAGENET_MEAN, IMAGENET_STD))
     channels = protocol.model.channels
     model = MultiTask(
         backbone=trunk,
         neck=seeded(f"{seed}/neck", lambda: FPN(trunk.channels, channels)),
         heads={task: seeded(f"{seed}/{task}", lambda t=task: head(protocol, t)) for task in tasks},
-        mean=wanted.mean,
-        std=wanted.std,
-        bgr=trunk.input.order == "bgr",
+        mean=mean,
+        std=std,
+        bgr=bgr,
     )
     return model, trunk.report
 

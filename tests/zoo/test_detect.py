@@ -276,6 +276,13 @@ def test_training_state_is_counted_and_changes_no_layout():
     assert found.dropped == {"projection": 4, "training state": 321}
 
 
+def test_training_state_beside_names_without_a_prefix_is_no_second_network():
+    state = {"optimizer.layer3.1.conv2.weight.momentum_buffer": meta((256, 256, 3, 3))}
+    found = detect(bare() | state)
+    assert (found.layout, found.role) == ("torchvision", "only")
+    assert found.dropped == {"training state": 1}
+
+
 # -- Several networks in one file ------------------------------------------------------------------
 
 

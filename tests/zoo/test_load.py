@@ -11,13 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torchvision.transforms.v2.functional import normalize
 
 import zoo.canonical
 import zoo.store
 from tests.zoo.examples import LIKE_IMAGENET, changed, network, trunk, under
 from zoo.canonical import convert, read_canonical, tensors_sha256, write
-from zoo.catalog import ZooError, catalog, default_folder, find
+from zoo.catalog import ZooError, default_folder, find
 from zoo.load import load, opened
 from zoo.own import add
 from zoo.resnet50 import Normalisation
@@ -141,27 +140,6 @@ def test_tiny_is_the_same_path_with_less_of_the_weights(net):
     assert tiny.channels == (64, 128, 256, 512)
     full = trunk()["layer2.0.conv3.weight"]
     assert torch.equal(tiny.state_dict()["layer2.0.conv3.weight"], full[:128, :32])
-
-
-# -- Normalisation ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("row", catalog()[::11], ids=lambda row: row.name)
-def test_normalisation_is_torchvision_s(row):
-    images = torch.rand(2, 3, 5, 7)
-    wanted = Normalisation(row.mean, row.std, row.order)
-    expected = normalize(images, list(row.mean), list(row.std))
-    torch.testing.assert_close(wanted(images), expected)
-
-
-def test_bgr_is_the_channels_the_other_way_round():
-    images = torch.rand(2, 3, 5, 7)
-    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    blue_first = images[:, [2, 1, 0]]
-    ours = Normalisation(mean, std, "bgr")(images)
-    torch.testing.assert_close(ours, normalize(blue_first, list(mean), list(std)))
-    rgb = Normalisation(mean[::-1], std[::-1])(images)
-    torch.testing.assert_close(ours, rgb[:, [2, 1, 0]])
 
 
 # -- The canonical file ----------------------------------------------------------------------------

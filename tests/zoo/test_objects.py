@@ -1,4 +1,4 @@
-"""Objects that scripts save beside their tensors: read without their classes, and not in the way."""
+"""What scripts save beside their tensors: read without its classes, and not in the way."""
 
 import argparse
 from collections import Counter, OrderedDict, defaultdict, deque

@@ -9,10 +9,12 @@ from timm.models.byobnet import checkpoint_filter_fn, resnet50_clip
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50 as torchvision_resnet50
+from torchvision.transforms.v2.functional import normalize
 
+from zoo.catalog import catalog
+from zoo.detect import detect, to_canonical
 from zoo.dialects import units
-from zoo.layouts import to_canonical
-from zoo.resnet50 import cut, resnet50
+from zoo.resnet50 import Normalisation, cut, resnet50
 
 EVEN, ODD = (64, 96), (75, 81)
 
@@ -49,7 +51,7 @@ def clip_net():
 def our_clip_net(clip_net):
     published = {f"visual.{name}": tensor for name, tensor in clip_net.state_dict().items()}
     net = resnet50(variant="clip", padding="torch")
-    net.load_state_dict(to_canonical(published, "clip_rn50_openai").tensors)
+    net.load_state_dict(to_canonical(published, detect(published)))
     return net.eval()
 
 
@@ -98,13 +100,13 @@ def padded_as_same(x, kernel, stride, value=0.0):
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
-def reference(weights, x, *, same_convolutions):
-    """A plain tiny ResNet as plain functions of its weights."""
+def reference(weights, x, *, padding, strided=2):
+    """A plain tiny ResNet as plain functions of its weights; conv`strided` halves the map."""
 
     def conv(x, name, stride=1):
         weight = weights[f"{name}.weight"]
         kernel = weight.shape[-1]
-        if same_convolutions:
+        if padding == "same":
             return F.conv2d(padded_as_same(x, kernel, stride), weight, stride=stride)
         return F.conv2d(x, weight, stride=stride, padding=kernel // 2)
 
@@ -113,12 +115,16 @@ def reference(weights, x, *, same_convolutions):
         return F.batch_norm(x, *of, eps=1e-5)
 
     x = bn(conv(x, "conv1", 2), "bn1").relu()
-    x = F.max_pool2d(padded_as_same(x, 3, 2, -math.inf), 3, 2)
+    if padding == "torch":
+        x = F.max_pool2d(x, 3, 2, padding=1)
+    else:
+        x = F.max_pool2d(padded_as_same(x, 3, 2, -math.inf), 3, 2)
     stages = []
     for stage in (1, 2, 3, 4):
         at, stride = f"layer{stage}.0", 1 if stage == 1 else 2
-        y = bn(conv(x, f"{at}.conv1"), f"{at}.bn1").relu()
-        y = bn(conv(y, f"{at}.conv2", stride), f"{at}.bn2").relu()
+        strides = {1: 1, 2: 1} | {strided: stride}
+        y = bn(conv(x, f"{at}.conv1", strides[1]), f"{at}.bn1").relu()
+        y = bn(conv(y, f"{at}.conv2", strides[2]), f"{at}.bn2").relu()
         y = bn(conv(y, f"{at}.conv3"), f"{at}.bn3")
         if stage > 1:  # the tiny stem already has the width of C2
             x = bn(conv(x, f"{at}.downsample.0", stride), f"{at}.downsample.1")
@@ -132,7 +138,7 @@ def reference(weights, x, *, same_convolutions):
 @torch.no_grad()
 def test_same_padding_follows_tensorflow_s_definition(padding, size_hw):
     net = randomised(resnet50(variant="plain", padding=padding, size="tiny"))
-    expected = reference(net.state_dict(), images(size_hw), same_convolutions=padding == "same")
+    expected = reference(net.state_dict(), images(size_hw), padding=padding)
     for ours, theirs in zip(net(images(size_hw)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -145,6 +151,67 @@ def test_same_padding_differs_from_torch_s_at_even_sizes_and_only_there():
     odd, even = images((65, 65)), images((64, 64))
     assert torch.equal(torch_net(odd)[-1], same_net(odd)[-1])
     assert not torch.allclose(torch_net(even)[0], same_net(even)[0], atol=0.1)
+
+
+# -- The stride in the 1x1 convolution, as Caffe's ResNets have it ---------------------------------
+
+
+@pytest.mark.parametrize("size_hw", [EVEN, ODD, (90, 160)])
+@pytest.mark.parametrize("padding", ["torch", "same", "same_pool"])
+@torch.no_grad()
+def test_stride_1x1_strides_in_the_first_convolution_of_a_stage(padding, size_hw):
+    net = randomised(resnet50(variant="plain", padding=padding, stride="1x1", size="tiny"))
+    expected = reference(net.state_dict(), images(size_hw), padding=padding, strided=1)
+    for ours, theirs in zip(net(images(size_hw)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_place_of_the_stride_is_in_no_tensor_and_changes_every_stage_after_the_first():
+    in_3x3 = randomised(resnet50(variant="plain", padding="torch", size="tiny"))
+    in_1x1 = resnet50(variant="plain", padding="torch", stride="1x1", size="tiny").eval()
+    in_1x1.load_state_dict(in_3x3.state_dict())
+    first, *later = zip(in_3x3(images(EVEN)), in_1x1(images(EVEN)), strict=True)
+    assert torch.equal(*first)
+    for ours, theirs in later:
+        assert ours.shape == theirs.shape
+        assert not torch.allclose(ours, theirs, atol=0.1)
+
+
+@torch.no_grad()
+def test_stride_1x1_is_torchvision_s_network_with_its_strides_exchanged(torchvision_net):
+    net = resnet50(variant="plain", padding="torch", stride="1x1").eval()
+    weights = torchvision_net.state_dict()
+    net.load_state_dict({name: weights[name] for name in weights if not name.startswith("fc.")})
+    theirs = torchvision_resnet50(weights=None).eval()
+    theirs.load_state_dict(weights)
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images(ODD)))))
+    for stage, ours in enumerate(net(images(ODD)), start=1):
+        first = getattr(theirs, f"layer{stage}")[0]
+        first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+        x = getattr(theirs, f"layer{stage}")(x)
+        assert torch.equal(ours, x)
+
+
+# -- Normalisation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", catalog()[::11], ids=lambda row: row.name)
+def test_normalisation_is_torchvision_s(row):
+    images = torch.rand(2, 3, 5, 7)
+    wanted = Normalisation(row.mean, row.std, row.order)
+    expected = normalize(images, list(row.mean), list(row.std))
+    torch.testing.assert_close(wanted(images), expected)
+
+
+def test_bgr_is_the_channels_the_other_way_round():
+    images = torch.rand(2, 3, 5, 7)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    blue_first = images[:, [2, 1, 0]]
+    ours = Normalisation(mean, std, "bgr")(images)
+    torch.testing.assert_close(ours, normalize(blue_first, list(mean), list(std)))
+    rgb = Normalisation(mean[::-1], std[::-1])(images)
+    torch.testing.assert_close(ours, rgb[:, [2, 1, 0]])
 
 
 # -- Sizes ----------------------------------------------------------------------------------------
