@@ -102,8 +102,11 @@ def by_safetensors(path: Path) -> Tensors:
     return safetensors.torch.load(path.read_bytes())
 
 
-class _Arrays(pickle.Unpickler):
-    """pickle itself, of numpy's arrays and of nothing else."""
+class _Arrays(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """pickle itself, of numpy's arrays and of nothing else.
+
+    In Python: the one in C makes room for as many memos as a changed byte says, up to 64 GB.
+    """
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name.partition(".")[0], global_name) in {

@@ -178,7 +178,7 @@ def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in an unusual way")
     if info.file_size > min(MEMBER, UNPACKED * info.compress_size + 1000):
-        raise ZooError(f"{name} would unpack to {info.file_size:,} bytes. Not a weight file.")
+        raise ValueError(f"{name} would unpack to {info.file_size:,} bytes")
     with archive.open(info) as member:
         content = member.read(info.file_size + 1)
     if len(content) != info.file_size:
@@ -288,9 +288,7 @@ def _taken(ref: TensorRef, dtype: torch.dtype, run: Run) -> Tensor:
 
 def _name(key: Any, position: int) -> str:
     """A key as a part of its tensors' names; its place, where it is no short text or number."""
-    name = str(key) if isinstance(key, str | int | float | Name | None) else f"key {position}"
-    name.encode()  # UnicodeEncodeError for a name that could not be printed
-    return name
+    return str(key) if isinstance(key, str | int | float | Name | None) else f"key {position}"
 
 
 def _named(arguments: tuple[Any, ...]) -> dict[str, Any]:

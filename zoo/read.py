@@ -21,6 +21,8 @@ TF_INDEX_END = bytes.fromhex("57fb808b247547db")
 
 PARTS = 2  # of what is to be checked, at once
 
+LONGEST_NAME = 1000  # characters of a tensor's, keys and all
+
 # What a script says of its network in words, and under which keys.
 FACTS = ("arch", "author", "__author__")
 
@@ -77,7 +79,8 @@ class Tensors(Mapping[str, Tensor]):
         try:
             return stored.take()
         except DAMAGE as error:
-            raise ZooError(f"{self.file}: '{name}' is damaged ({error}). Get it again.") from error
+            what = _printable(str(error))
+            raise ZooError(f"{self.file}: '{name}' is damaged ({what}). Get it again.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
@@ -100,19 +103,29 @@ def read(path: Path) -> Published:
     container = sniff(path)
     try:
         value = READERS[container](path)
+    except ZooError:
+        raise
     except DAMAGE as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        what = _printable(f"{type(error).__name__}: {error}")
         raise ZooError(f"{path.name} is damaged ({what}). Get it again.") from error
     keys: dict[str, tuple[str, ...]] = {}
     tensors: dict[str, Stored] = {}
     for where, tensor in _leaves(value):
         name = ".".join(where)
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise ZooError(f"{path.name}: a tensor is called '{_printable(name)}'. Damaged?")
         if name in tensors:
             raise ZooError(f"{path.name}: two tensors are called '{name}'. Which one is meant?")
         keys[name], tensors[name] = where, tensor
     if not tensors:
         raise ZooError(f"{path.name} is a {container} without a single tensor. The wrong file?")
     return Published(path, container, Tensors(path.name, tensors), keys, _facts(value))
+
+
+def _printable(text: str) -> str:
+    """A few words of a file's own, or about it, that no terminal takes for a command."""
+    line = next(iter(text.splitlines()), "")[:160]
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 # -- What kind of file it is ---------------------------------------------------------------------

@@ -190,6 +190,8 @@ BOMBS = {  # what costs more than it is worth, or is not what it seems; then wha
     "an array out of nothing": call("numpy.core.numeric", "_frombuffer", b"N", F4, b"N", text("C")),
     "a scalar of too few bytes": call("numpy.core.multiarray", "scalar", F4, b"C\1x"),
     "a name that cannot be printed": b"}" + b"X\3\0\0\0\xed\xa0\x80" + array(b"K\2\x85") + b"s",
+    "a name that clears the screen": b"}" + text("\033[2J") + array(b"K\2\x85") + b"s",
+    "a text that clears the screen": call("_codecs", "encode", text("a"), text("\033[2J")),
     "a name with a zero in it": b"}" + text("a\0b") + array(b"K\2\x85") + b"s",
     "a name of 1 MB": b"}" + text("n" * 1_000_000) + array(b"K\2\x85") + b"s",
     "an array in 2^60 places": laughs(array(b"K\2\x85"), b"](h\0h\0e"),
