@@ -259,7 +259,7 @@ def test_a_zip_of_a_terabyte_by_its_long_directory_is_refused(tmp_path):
     assert "ends after the file" in outcome(path)
 
 
-def test_an_archive_of_100_000_names_is_refused(tmp_path):
+def test_an_archive_of_20_000_names_is_refused(tmp_path):
     path = tmp_path / "file.zip"
     path.write_bytes(zip_of(*(stored(f"{i}", b"") for i in range(20_000))))
     assert "is a zip of ['0', '1', '2'], not of weights" in outcome(path)
