@@ -34,10 +34,10 @@ def _many(name: str, help: str) -> Callable[[Command], Command]:
 
 CELLS = (
     _many("--zoo", "all (the paper's nine), everything, names, 'moco*', a file, '!byol'.  [all]"),
-    _many("--protocol", "pf (pretrain-finetune), paf (with adapt), lv, prompt, v2l.  [pf,paf]"),
+    _many("--protocol", "pf (pretrain-finetune), paf (pretrain-adapt-finetune).  [pf,paf]"),
     _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
     _many("--scheme", "self-training, zeroing.  [self-training]"),
-    click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN), conv.  [transformer]"),
+    click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN).  [transformer]"),
     _many("--tasks", "Any of sem,driv,det.  [all three]"),
     _many("--seeds", "0 or 0,1,2.  [0]"),
     click.option("--preset", help="paper, demo or tiny.  [paper; with the demo data, demo]"),
@@ -81,12 +81,7 @@ def asked(chosen: dict[str, Any]) -> tuple[Request, Place]:
         data = "demo"
         click.echo("No --data and no $BENCH_DATA: using the demo data.", err=True)
     demo = data == "demo"
-    place = Place(
-        store=store_of(chosen),
-        data=data,
-        stand_ins=chosen["stand_ins"] or demo,
-        allow_code_change=chosen.get("allow_code_change", False),
-    )
+    place = Place(store=store_of(chosen), data=data, stand_ins=chosen["stand_ins"] or demo)
     given = {field.name: chosen[_OPTION.get(field.name, field.name)] for field in fields(Request)}
     given["preset"] = given["preset"] or ("demo" if demo else "paper")
     given["seeds"] = tuple(map(_seed, given["seeds"]))

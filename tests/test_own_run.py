@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import normalize
 from bench.cell import Cell
 from bench.grids import Request, cells
 from bench.model.build import build
-from bench.weights import weights_file
+from bench.plan import weights_file
 from tests.saying import refused, told
 from tests.zoo.examples import LIKE_IMAGENET, changed, moco_checkpoint, trunk
 from zoo.catalog import find, own_file
