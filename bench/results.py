@@ -38,7 +38,8 @@ def rows(
     orders = {
         home: order
         for home, order in orders.items()
-        if order["address"] in addresses and root in (None, Path(order["data"]["root"]))
+        if order["address"] in addresses
+        and (root is None or root.resolve() == Path(order["data"]["root"]).resolve())
     }
     newest = sorted(orders, key=_age)
     group = next((_group(orders[h]) for h in exactly.values() if h in orders), None)

@@ -179,8 +179,12 @@ def convert(source: str, out: Path, as_json: bool) -> None:
     """
     from bench.display import print_json
     from zoo.canonical import tensors_sha256, write
+    from zoo.catalog import ZooError
     from zoo.load import opened
 
+    if out.suffix != ".safetensors" or out.exists():
+        why = "is there already" if out.exists() else "is not called .safetensors"
+        raise ZooError(f"--out {out} {why}. Name a new file that is (X.safetensors).")
     tensors, record = opened(source)
     write(out, tensors, record)
     facts = {

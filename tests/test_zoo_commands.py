@@ -179,7 +179,7 @@ def test_convert_writes_a_file_that_is_the_same_weights_wherever_it_is_used(say,
     assert Path("again.safetensors").read_bytes() == Path("net.safetensors").read_bytes()
     found = told(say, "zoo", "inspect", "net.safetensors")
     assert (found["ok"], found["layout"], found["role"]) == (True, "moco", "online")
-    code, out, _ = say("zoo", "convert", source, "--out", "net.safetensors")
+    code, out, _ = say("zoo", "convert", source, "--out", "third.safetensors")
     assert code == 0
     assert "265 tensors and 53 step counters, from moco names" in out
     assert "queue 2" in out
@@ -191,6 +191,10 @@ def test_convert_refuses_what_cannot_be_used_or_written(say, files):
     )
     assert "Missing weights" in say("zoo", "convert", "byol", "--out", "x.safetensors")[2]
     source = files / "checkpoint_0199.pth.tar"
+    before = source.read_bytes()
+    assert "is there already" in refused(say, "zoo", "convert", source, "--out", source)
+    assert "not called .safetensors" in refused(say, "zoo", "convert", source, "--out", "x.pth")
+    assert source.read_bytes() == before
     said = refused(say, "zoo", "convert", source, "--out", "/dev/null/x.safetensors")
     assert "Not a directory" in said
     assert not Path("x.safetensors").exists()
@@ -331,19 +335,13 @@ def site(monkeypatch):
         server.gate.set()
 
 
-def publish(site, **more):
-    """A row of the user's own TOML whose file the local server publishes."""
-    values = {
-        "label": "Ours",
-        "method": "Supervised",
-        "family": "own",
-        "layout": "torchvision",
-        "file": "ours.pth",
-        "url": site.url,
-    }
+def publish(url, sha256=""):
+    """A row of the user's own TOML whose file is published there."""
     own_file().parent.mkdir(exist_ok=True)
-    lines = [f'{key} = "{value}"' for key, value in (values | more).items()]
-    own_file().write_text("\n".join(["[ours]", *lines]) + "\n")
+    own_file().write_text(
+        '[ours]\nlabel = "Ours"\nmethod = "Supervised"\nfamily = "own"\nlayout = "torchvision"\n'
+        f'file = "ours.pth"\nurl = "{url}"\nsha256 = "{sha256}"\n'
+    )
 
 
 def told_quietly(say, *words):
@@ -356,7 +354,7 @@ def told_quietly(say, *words):
 def test_fetch_gets_a_file_that_is_then_there_to_be_used(say, site, files):
     content = (files / "model.pth").read_bytes()
     site.content, site.cuts = content, [30_000_000]  # it breaks off once
-    publish(site)
+    publish(site.url)
     (fetched,) = told_quietly(say, "zoo", "fetch", "ours")
     path = own_file().parent / "ours.pth"
     assert fetched["path"] == str(path)
@@ -384,7 +382,7 @@ def test_fetch_gets_a_file_that_is_then_there_to_be_used(say, site, files):
 def test_fetch_of_what_is_not_the_file_says_so_and_where_it_is_published(say, site, fault, said):
     for name, value in fault.items():
         setattr(site, name, value)
-    publish(site)
+    publish(site.url)
     code, out, err = say("zoo", "fetch", "ours")
     assert (code, out) == (2, "")
     assert said in err
@@ -394,15 +392,16 @@ def test_fetch_of_what_is_not_the_file_says_so_and_where_it_is_published(say, si
 
 
 def test_fetch_refuses_a_file_with_another_checksum(say, site):
-    publish(site, sha256="0" * 64)
+    publish(site.url, sha256="0" * 64)
     code, _, err = say("zoo", "fetch", "ours")
     assert code == 2
     assert "0" * 64 in err
     assert not (own_file().parent / "ours.pth").exists()
 
 
-def test_fetch_offline_says_where_it_is_published(say):
-    publish(type("Nobody", (), {"url": "http://127.0.0.1:1/weights.pth"}))
+def test_fetch_offline_says_where_it_is_published(say, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    publish("http://127.0.0.1:1/weights.pth")
     code, _, err = say("zoo", "fetch", "ours")
     assert code == 2
     assert "ours.pth from http://127.0.0.1:1/weights.pth" in err

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zoo.catalog import Checkpoint, ZooError
@@ -85,7 +85,7 @@ def convert(
         )
     published = read(path)
     tensors, found = trunk_of(published, row.prefix)
-    _is_the_row_s(found, row, path.name)
+    check_row(found, row, path.name)
     return tensors, record_of(published, found, row, sha256=sha256, stand_in=stand_in)
 
 
@@ -131,7 +131,7 @@ def record_of(
     )
 
 
-def _is_the_row_s(found: Found, row: Checkpoint, file: str) -> None:
+def check_row(found: Found, row: Checkpoint, file: str) -> None:
     """ZooError if this is not what the row of the catalogue describes."""
     if found.names.variant != row.variant:
         raise ZooError(
@@ -208,11 +208,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], record: Record) -> None:
 
 def read_canonical(path: Path) -> tuple[dict[str, Tensor], Record] | None:
     """The tensors and the record of a canonical file; None for any other safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if "converter" not in header:
-            return None
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if "converter" not in header:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ZooError(f"{path.name} is a damaged safetensors file: {error}") from error
     if json.loads(header["converter"]) != CONVERTER:
         raise ZooError(f"{path.name} was converted by another version. Remove it: it is remade.")
     return tensors, _record(header)

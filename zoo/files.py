@@ -15,7 +15,7 @@ def locate(path: Path) -> Path | None:
     """The file that a path means: itself, `path.index`, a folder's only index; or None."""
     if path.is_file():
         return path
-    index = path.with_name(path.name + ".index")
+    index = path.absolute().with_name(path.absolute().name + ".index")
     if index.is_file():
         return index
     found = list(path.glob("*.index")) if path.is_dir() else []

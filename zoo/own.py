@@ -91,7 +91,7 @@ def add(path: Path, name: str, declared: Mapping[str, Any], *, prefix: str = "")
     file = located(path).absolute()
     published = read(file)
     _, found = trunk_of(published, prefix)
-    row = _row(published, found, declared, name)
+    row = _row(published, found, declared, name, prefix)
     row = replace(row, prefix=prefix, sha256=_sha256_of(file))
     _save(row)
     return row
@@ -118,7 +118,7 @@ def known(file: Path, published: "Published | None" = None) -> "tuple[Checkpoint
 
 
 def _row(
-    published: "Published", found: "Found", declared: Mapping[str, Any], name: str
+    published: "Published", found: "Found", declared: Mapping[str, Any], name: str, prefix: str = ""
 ) -> Checkpoint:
     """A row of the family `own`, as its layout and its user say; Unsaid if neither does."""
     variant = found.names.variant
@@ -133,7 +133,7 @@ def _row(
         told["variant"] = variant
     told |= dict(declared)
     if needed - told.keys():
-        raise Unsaid(_what_to_say(published, found, name, needed - told.keys()), found)
+        raise Unsaid(_what_to_say(published, found, name, needed - told.keys(), prefix), found)
     if told["variant"] != variant:
         raise ZooError(f"{published.path.name} holds a {variant} ResNet-50, not {told['variant']}.")
     others = ", ".join(f"{group} ({count})" for group, count in found.dropped.items())
@@ -166,7 +166,9 @@ def _in_header(published: "Published") -> dict[str, Any]:
     return {key: getattr(record.checkpoint, key) for key in SEMANTICS}
 
 
-def _what_to_say(published: "Published", found: "Found", name: str, missing: set[str]) -> str:
+def _what_to_say(
+    published: "Published", found: "Found", name: str, missing: set[str], prefix: str
+) -> str:
     path = published.path
     variant = found.names.variant
     like = "clip_rn50" if variant == "clip" else "supervised_tv_v1"
@@ -179,6 +181,7 @@ def _what_to_say(published: "Published", found: "Found", name: str, missing: set
         + f", but no name says how it was trained ({flags}), and a wrong guess is a wrong result. "
         f"Say it once, by flags or --like a checkpoint that was trained alike (a TensorFlow or JAX "
         f"one pads otherwise), as in: bench zoo add {file} --name {name} --like {like}"
+        + (f" --prefix {shlex.quote(prefix)}" if prefix else "")
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from zoo.canonical import Record, read_canonical, record_of, trunk_of
+from zoo.canonical import Record, check_row, read_canonical, record_of, trunk_of
 from zoo.catalog import Checkpoint, ZooError, default_folder, find
 from zoo.files import located, sha256_of, stamp
 from zoo.load import network
@@ -104,6 +104,7 @@ def _read(file: Path, row: Checkpoint | None, sha256: str) -> tuple[Mapping[str,
     published = read(file)
     row = row or known(file, published)[0]
     tensors, found = trunk_of(published, row.prefix)
+    check_row(found, row, file.name)
     return tensors, record_of(published, found, row, sha256=sha256, stand_in=False)
 
 

@@ -54,6 +54,13 @@ def changed(by):
     return {n: t * by if t.is_floating_point() else t for n, t in trunk().items()}
 
 
+def same(tensors, expected):
+    """Whether these are the same tensors under the same names, bit for bit."""
+    return tensors.keys() == expected.keys() and all(
+        torch.equal(tensors[name], expected[name]) for name in expected
+    )
+
+
 def under(prefix, tensors):
     return {prefix + name: tensor for name, tensor in tensors.items()}
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import zoo.canonical
 import zoo.store
-from tests.zoo.examples import LIKE_IMAGENET, changed, network, trunk, under
+from tests.zoo.examples import LIKE_IMAGENET, changed, network, same, trunk, under
 from zoo.canonical import convert, read_canonical, tensors_sha256, write
 from zoo.catalog import ZooError, default_folder, find
 from zoo.load import load, opened
@@ -55,12 +55,6 @@ def other(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_ZOO", str(tmp_path / "zoo"))
     (tmp_path / "zoo").mkdir()
     return Zoo(tmp_path / "zoo")
-
-
-def same(tensors, expected):
-    return tensors.keys() == expected.keys() and all(
-        torch.equal(tensors[name], expected[name]) for name in expected
-    )
 
 
 # -- From a name or a path to the network ----------------------------------------------------------
