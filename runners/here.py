@@ -1,30 +1,23 @@
 """The items one after the other, in this process."""
 
-import time
 import traceback
 from collections.abc import Callable, Generator, Iterable
 
-from runners.base import POLL_S, Outcome, Started, last_words, nothing
+from runners.base import Outcome, last_words
 
 
 class Here:
     """Call the function directly, in the order of the items.
 
     An exception of one item becomes its outcome and the next item is run all the same;
-    KeyboardInterrupt and SystemExit pass through. No worker is started, so none is told of.
+    KeyboardInterrupt and SystemExit pass through.
     """
 
     def run(
-        self,
-        function: Callable[[str], object],
-        items: Iterable[str | None],
-        started: Callable[[Started], None] = nothing,
+        self, function: Callable[[str], object], items: Iterable[str]
     ) -> Generator[Outcome, None, None]:
         for item in items:
-            if item is None:
-                time.sleep(POLL_S)
-            else:
-                yield _call(function, item)
+            yield _call(function, item)
 
 
 def _call(function: Callable[[str], object], item: str) -> Outcome:
