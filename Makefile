@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job on drawn data      make test   sets up and runs the tests
 # make lint   formatting, lint, types                          Each is safe to repeat.
-# make parity sets up TensorFlow and haiku (2 GB) and passes the tests that compare the zoo with them
+# make parity sets up TensorFlow, haiku and transformers (2 GB) and runs the tests against them
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -30,9 +30,11 @@ readme: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.venv-parity/ready: tests/parity/requirements.txt
+.venv-parity/ready: tests/parity/requirements.txt tests/parity/requirements-transformers.txt | .venv/ready
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --requirement tests/parity/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv-parity/transformers \
+		--requirement tests/parity/requirements-transformers.txt
 	touch $@
 
 clean:

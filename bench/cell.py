@@ -7,13 +7,16 @@ can be used again. Paths, threads and runners are in neither.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, cached_property
 from typing import Any, Self
 
 from bench.data.classes import TASKS
 from protocols import VERSION
 from protocols.presets import protocol as preset_protocol
 from protocols.stages import Protocol
+from zoo.clip_parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Cell:
     tasks: tuple[str, ...]
     seed: int
 
-    @property
+    @cached_property
     def address(self) -> str:
         """Return `<zoo>-<protocol>-<setting>-<scheme>[-<heads>][-<tasks>]-s<seed>[-<preset>]`.
 
@@ -38,20 +41,21 @@ class Cell:
         parts += ["+".join(self.tasks)] if self.tasks != TASKS else []
         parts += [f"s{self.seed}"]
         parts += [self.protocol.preset] if self.protocol.preset != "paper" else []
-        parts += [hashed(changes)[:6]] if (changes := self._changes()) else []
+        parts += [hashed(changes)[:6]] if (changes := _changes(self.protocol)) else []
         return "-".join(parts)
 
     @property
     def protocol_label(self) -> str:
         """Return the protocol's name, with its epochs where they are not the preset's."""
         epochs = [stage.epochs for stage in self.protocol.stages]
-        if epochs == [stage.epochs for stage in self._preset().stages]:
+        if epochs == [stage.epochs for stage in _preset(self.protocol).stages]:
             return self.protocol.name
         return self.protocol.name + "+".join(map(str, epochs))
 
     def resolved(self) -> dict[str, Any]:
         """Return every value of the cell as plain JSON values; `from_resolved` reads it back."""
-        return json.loads(json.dumps(asdict(self)))
+        mine = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**mine, "tasks": list(self.tasks), "protocol": _values(self.protocol)}
 
     @classmethod
     def from_resolved(cls, values: dict[str, Any]) -> Self:
@@ -59,49 +63,81 @@ class Cell:
         protocol = Protocol.from_dict(values["protocol"])
         return cls(**{**values, "protocol": protocol, "tasks": tuple(values["tasks"])})
 
+    @property
+    def parts(self) -> dict[Part, str]:
+        """Return which parts of CLIP files the cell uses beside its trunk, and whose."""
+        adapter = self.protocol.adapter
+        if adapter is None:
+            return {}
+        parts: dict[Part, str] = {"text": self.zoo if adapter.text == "own" else adapter.text}
+        if adapter.name == "v2l":
+            parts["pool"] = self.zoo
+        return parts
+
     def key(
-        self, *, weights: str | None, data: str, split: str, needs: tuple[str, ...] = ()
+        self,
+        *,
+        weights: str | None,
+        data: str,
+        split: str,
+        needs: tuple[str, ...] = (),
+        parts: Mapping[Part, str] | None = None,
     ) -> str:
         """Return the hash of all that can change this cell's numbers.
 
         `weights` is the hash of the canonical tensors and their declared semantics, `data` that of
         the frames and their labels, `split` that of the split manifest, `needs` the keys of the
-        cells whose results this one uses.
+        cells whose results this one uses, `parts` the hashes of `self.parts`.
         """
         return hashed(
             {
                 "address": self.address,
                 "version": VERSION,
-                "resolved": {**self.resolved(), "protocol": self._affecting(self.protocol)},
-                "batchnorm_batch": self.protocol.optim.batch,
+                "resolved": {**self.resolved(), "protocol": _affecting(self.protocol)},
+                "batchnorm_batch": self.protocol.optim.batch // self.protocol.optim.accumulate,
                 "weights": weights,
                 "data": data,
                 "split": split,
                 "needs": sorted(needs),
+                **({"parts": dict(parts)} if parts else {}),
             }
         )
 
-    def _preset(self) -> Protocol:
-        return preset_protocol(self.protocol.name, self.protocol.preset)
 
-    @staticmethod
-    def _affecting(protocol: Protocol) -> dict[str, Any]:
-        """Return the values that can change a number: validations on the way do not."""
-        values = asdict(protocol)
-        del values["val_every"]
-        if protocol.scheme != "self-training":
-            del values["pseudo"]
-        return values
+def _preset(protocol: Protocol) -> Protocol:
+    return preset_protocol(protocol.name, protocol.preset, protocol.heads)
 
-    def _changes(self) -> dict[str, Any]:
-        """Return the groups of values that differ from the preset's, epochs aside."""
-        preset = self._preset()
-        stages = zip(self.protocol.stages, preset.stages, strict=True)
-        same_epochs = tuple(replace(mine, epochs=its.epochs) for mine, its in stages)
-        mine = self._affecting(replace(self.protocol, stages=same_epochs))
-        its = self._affecting(preset)
-        own = {"scheme", "heads"}  # parts of the address already
-        return {k: v for k, v in mine.items() if v != its.get(k, v) and k not in own}
+
+def _values(protocol: Protocol) -> dict[str, Any]:
+    """Return every value of a protocol as plain JSON values."""
+    return json.loads(_written(protocol))
+
+
+@cache  # a grid has many cells of few protocols, and taking one apart takes its time
+def _written(protocol: Protocol) -> str:
+    return json.dumps(asdict(protocol))
+
+
+def _affecting(protocol: Protocol) -> dict[str, Any]:
+    """Return the values that can change a number: validations on the way do not."""
+    values = _values(protocol)
+    del values["val_every"]
+    if protocol.scheme != "self-training":
+        del values["pseudo"]
+    if protocol.adapter is None:
+        del values["adapter"]
+    return values
+
+
+@cache
+def _changes(protocol: Protocol) -> dict[str, Any]:
+    """Return the groups of values that differ from the preset's, epochs aside."""
+    preset = _preset(protocol)
+    stages = zip(protocol.stages, preset.stages, strict=True)
+    same_epochs = tuple(replace(mine, epochs=its.epochs) for mine, its in stages)
+    mine, its = _affecting(replace(protocol, stages=same_epochs)), _affecting(preset)
+    own = {"scheme", "heads"}  # parts of the address already
+    return {k: v for k, v in mine.items() if v != its.get(k, v) and k not in own}
 
 
 def hashed(value: Any) -> str:

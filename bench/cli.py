@@ -5,19 +5,19 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.selectors import asked, commas, latest, selectors, store_of, values, wanted
+from bench.config import config
+from bench.selectors import asked, commas, gpus, latest, values
+from bench.store_commands import add_to
 from bench.zoo_commands import zoo
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.grids import Request
-    from bench.plan import PlannedCell
     from bench.store import Store
 
 FORMATS = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
@@ -53,43 +53,68 @@ def bench() -> None:
 
 
 @bench.command()
+@config
 @values
-@click.option("--runner", type=click.Choice(["here", "local"]), default="local", show_default=True)
+@click.option(
+    "--runner",
+    type=click.Choice(["here", "local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="In this process, in processes of this machine, or as jobs of SLURM.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Cells at once.  [one a GPU, or a core]")
+@gpus
+@click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="partition=…,time=…,account=…")
+@click.option("--detach", is_flag=True, help="Submit to SLURM, and do not wait.")
 @click.option("--track", help="MLflow's address, or off.  [mlflow.db in the store]")
-def run(runner: str, jobs: int | None, track: str | None, **chosen: Any) -> int:
+@click.option(
+    "--reuse",
+    type=click.Choice(["done", "never"]),
+    default="done",
+    show_default=True,
+    help="Skip what is done; or start all of it again, and keep the old folders in old/.",
+)
+@click.option(
+    "--retry",
+    type=click.Choice(["failed", "none"]),
+    default="failed",
+    show_default=True,
+    help="Try again what failed, where that can help; or not.",
+)
+@click.option(
+    "--allow-code-change", is_flag=True, help="Go on with what was begun with other code."
+)
+def run(reuse: str, retry: str, **chosen: Any) -> int:
     """Make the store match the request: run what is not done, skip what is, print the table.
 
     Example: bench run --zoo moco_v2,clip --protocol pf,paf --data /data/bdd100k
     """
-    from bench.display import say, terminal
     from bench.grids import cells
-    from bench.launch import choose_runner, launch
     from bench.plan import draw_demo, plan
-    from bench.track import default_uri
+    from bench.reconcile import How, carry_out, recorded, set_aside, without_failed
 
+    how = How(**{field.name: chosen[field.name] for field in fields(How)})
+    if how.detach and how.runner != "slurm":
+        raise click.UsageError("--detach leaves cells to SLURM: it needs --runner slurm.")
     request, place = asked(chosen)
-    listed, console = cells(request), terminal()
     place.store.check()
     draw_demo(place)
-    planned = plan(listed, place)
-    place.store.prepare()
-    todo = sum(one.to_run for one in planned)
-    uri = None if track == "off" else track or default_uri(place.store.root)
-    chosen_runner, how = choose_runner(runner, place.store.root, jobs, todo)
-    say(console, f"{len(planned)} cells, {todo} to run: {how}. Store: {place.store.root}")
-    code = launch(planned, place, runner=chosen_runner, uri=uri, console=console)
-    exactly = {one.cell.address: one.folder for one in planned}
-    for text in _tables(request, place.store, "console", console.width, place.root, exactly):
-        click.echo(text)
-    _closing(planned, console)
-    return code
+    planned = plan(cells(request), place)
+    if reuse == "never":
+        for folder in set_aside(planned, cells(request), place):
+            click.echo(f"Set aside: {folder}")
+        planned = plan(cells(request), place)
+    planned = without_failed(planned) if retry == "none" else planned
+    command = shlex.join(["bench", *sys.argv[1:]])
+    return carry_out(planned, place, how, recorded(planned, request, place, how, command))
 
 
 @bench.command()
+@config
 @values
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--show-sbatch", is_flag=True, help="The script SLURM would get for what is to run.")
+@gpus
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="partition=…,time=…,account=…")
 def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any) -> None:
     """Show what `run` would do, and do nothing.
@@ -110,10 +135,14 @@ def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any
     elif show_sbatch and not todo:
         click.echo("Nothing is to be run.")
     elif show_sbatch:
+        from bench.sweep import nodes, waves
         from runners.cluster import SlurmOptions, sbatch_text
 
-        options = SlurmOptions.parse(",".join(slurm))
-        click.echo(sbatch_text(place.store.root / "logs" / "slurm", options, todo))
+        options = SlurmOptions.parse(",".join(slurm)).times(place.ranks)
+        for needed, group in waves([node for node in nodes(planned) if node.to_run]):
+            after = f", after {', '.join(node.title for node in needed)}" if needed else ""
+            click.echo(f"# {len(group)} to run{after}: {', '.join(node.title for node in group)}")
+            click.echo(sbatch_text(place.store.root / "logs" / "slurm", options, len(group)))
     else:
         rows = [(one.folder.name, one.state, one.reason) for one in planned]
         print_rows(("cell", "state", "reason"), rows)
@@ -124,29 +153,7 @@ def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any
 
 
 @bench.command()
-@selectors
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(as_json: bool, **chosen: Any) -> None:
-    """Show the cells of the store: state, stage, progress, last error.
-
-    Example: bench status --zoo 'moco*'
-    """
-    from bench.display import print_json, print_rows
-    from bench.status import lines
-
-    found = lines(store_of(chosen), wanted(chosen))
-    if as_json:
-        print_json({"cells": found})
-        return
-    columns = ("cell", "state", "stage", "progress", "eta_s", "heartbeat_age_s", "error")
-    if not found:
-        click.echo("The store has no such cell.")
-        return
-    shown = [{**line, "progress": f"{100 * (line['progress'] or 0):.0f} %"} for line in found]
-    print_rows(columns, [tuple(line[name] for name in columns) for line in shown])
-
-
-@bench.command()
+@config
 @values
 @click.option(
     "--format",
@@ -163,7 +170,7 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
 
     Example: bench report --table 2 --format markdown,latex --out tables
     """
-    from bench.display import terminal
+    from bench.tables import texts
 
     for form in formats:
         if form not in FORMATS:
@@ -172,7 +179,7 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
     request, place = asked(chosen)
     root = place.root if chosen["data"] else None
     for form in formats:
-        for text in _tables(request, place.store, form, terminal().width, root):
+        for text in texts(request, place.store, form, root=root):
             if out is None:
                 click.echo(text)
             else:
@@ -181,6 +188,7 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
 
 
 bench.add_command(zoo)
+add_to(bench)
 
 
 @bench.group()
@@ -233,54 +241,12 @@ def data_demo(folder: Path) -> None:
     click.echo(f"{folder} holds the demo data set. bench data check {folder}")
 
 
-def _tables(
-    request: Request,
-    store: Store,
-    form: str,
-    width: int,
-    root: Path | None,
-    exactly: dict[str, Path] | None = None,
-) -> list[str]:
-    """Return Table 2 of a request's checkpoints, once for each setting and scheme."""
-    from dataclasses import replace
-    from itertools import product
-
-    from bench.grids import cells
-    from bench.results import constants, rows
-    from reports.render import render
-    from reports.tables import METRICS, table2
-
-    texts = []
-    for setting, scheme in product(request.settings, request.schemes):
-        one = replace(request, settings=(setting,), schemes=(scheme,), protocols=("pf", "paf"))
-        frame, stale = rows(cells(one), store, root=root, exactly=exactly)
-        constant = {k: v for k, v in constants(frame).items() if k in METRICS}
-        references = {"Best constant prediction": constant} if constant else {}
-        texts.append(render(table2(frame, references), form, width=width))
-        for home in stale:
-            click.echo(f"stale, left out: {home.name}", err=True)
-    return texts
-
-
 def _complete(request: Request, store: Store, root: Path | None) -> bool:
     from bench.grids import cells
     from bench.results import rows
 
     frame, stale = rows(cells(request), store, root=root)
     return bool((frame["state"] == "done").all()) and not stale
-
-
-def _closing(planned: list[PlannedCell], console: Console) -> None:
-    """Say how many cells are how, and what continues."""
-    from collections import Counter
-
-    from bench.display import say
-    from bench.store import state
-
-    states = Counter(state(one.folder) for one in planned)
-    say(console, ", ".join(f"{count} {name}" for name, count in sorted(states.items())))
-    if set(states) != {"done"}:
-        say(console, f"Continue with: {shlex.join(['bench', *sys.argv[1:]])}")
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,141 +1,176 @@
-"""A plan carried out: teachers, their labels, students; finished cells mirrored to MLflow."""
+"""A plan carried out, here or on a cluster, and shown while it is; MLflow and the tables follow."""
 
 import os
 import re
 import shlex
 import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import track
-from bench.display import Display, say
-from bench.plan import Node, Place, PlannedCell, write_orders
-from bench.store import state, write_failure
-from runners.base import Outcome, Runner
-from runners.cluster import Local
+from bench import BenchError, sweep, tables
+from bench.display import Display, say, terminal
+from bench.invocations import FILE, Invocation
+from bench.mirror import Mirror
+from bench.plan import Node, Place, PlannedCell, PseudoLabels, write_orders
+from bench.store import read_json, state
+from bench.track import address
+from runners.base import Runner, RunnerError
+from runners.cluster import Local, SlurmOptions
 from runners.here import Here
+from runners.slurm import Slurm, SlurmAway
 
-PAUSE_S = 5.0  # before MLflow's database is tried a second time
+LAST_JOB = {"time_min": 60, "cpus_per_task": 1, "gpus_per_node": 0, "mem_gb": None, "parallel": 1}
+STAY = "The jobs stay with SLURM: bench status shows them, bench cancel ends them."
 
 
 def launch(
-    planned: list[PlannedCell], place: Place, *, runner: Runner, uri: str | None, console: Console
+    planned: list[PlannedCell],
+    place: Place,
+    *,
+    runner: Runner | Slurm,
+    uri: str | None,
+    console: Console,
+    invocation: Invocation,
+    detach: bool = False,
 ) -> int:
     """Run what is not done; return the exit code: 0 all done, 1 a cell failed, 3 unfinished.
 
     Done cells are skipped with a line. A cell that fails stops no other, but for the students of a
-    teacher that failed. `uri` is where MLflow keeps its runs, None for nowhere.
+    teacher that failed. `uri` is where MLflow keeps its runs, None for nowhere; `invocation` what
+    was asked for, whose tables are written at the end. With `detach` jobs of SLURM are submitted
+    and left to themselves, and that is 0; the last of them does what is left to do here.
     """
     write_orders([one for one in planned if one.to_run], place)
     for one in planned:
         if not one.to_run:
-            say(console, f"{one.folder.name}: skipped, {one.reason}")
-    mirror = Mirror(uri, place.store.root, console)
-    mirror.add([one.folder for one in planned if one.state == "done"])
-    todo = [one for one in planned if one.to_run]
+            say(console, f"{one.folder.name}: {'skipped, ' * (one.state == 'done')}{one.reason}")
     os.environ["BENCH_COMMAND"] = shlex.join(["bench", *sys.argv[1:]])  # for provenance
-    failed = _run(todo, runner, mirror, console) if todo else False
+    todo = sweep.nodes(planned)
+    if detach:
+        assert isinstance(runner, Slurm), "the command has seen to it"
+        _detach(todo, place.store.root, runner, console, invocation)
+        return 0
+    homes, last = [one.folder for one in planned], partial(tables.write, invocation)
+    with Mirror(uri, place.store.root, homes, console, last):
+        failed = bool(todo) and _run(todo, place.store.root, runner, console)
     return 1 if failed else 0 if {state(one.folder) for one in planned} == {"done"} else 3
 
 
-def _run(todo: list[PlannedCell], runner: Runner, mirror: "Mirror", console: Console) -> bool:
-    """Run cells that need no labels, then make the labels, then run the cells that need them.
+def conclude(folder: str) -> None:
+    """Do what is left when all jobs of an invocation, whose folder this is, have ended.
 
-    Return whether anything failed.
+    Says which jobs are gone without a word, mirrors the cells to MLflow, and writes the tables.
     """
-    from bench.pseudo import make_labels  # these import torch
-    from bench.run import run_cell
-
-    failed = False
-    labels = {one.labels.folder: one.labels for one in todo if one.labels and one.labels.to_run}
-    with Display([*todo, *labels.values()], console) as display:
-
-        def carry_out(function: Callable[[str], None], nodes: Sequence[Node]) -> None:
-            nonlocal failed
-            by_folder = {str(node.folder): node for node in nodes}
-            # Closing the outcomes, as Ctrl-C does, ends the workers.
-            with closing(runner.run(function, by_folder)) as outcomes:
-                for outcome in outcomes:
-                    if outcome.error and not outcome.error.startswith("Busy"):
-                        failed = True
-                        _keep(outcome)
-                    display.finished(by_folder[outcome.item], outcome.error)
-                    mirror.add([Path(outcome.item)])
-
-        carry_out(run_cell, [one for one in todo if one.labels is None])
-        carry_out(make_labels, [one for one in labels.values() if one.can_be_made()])
-        for one in labels.values():
-            if one.made():
-                say(console, f"{one.title}: {one.summary()}")
-        carry_out(run_cell, [one for one in todo if one.labels and one.labels.made()])
-    for one in todo:
-        if one.labels and not one.labels.made():
-            say(console, f"{one.folder.name}: not run, its teachers or their labels are missing")
-    return failed
+    home = Path(folder)
+    asked = Invocation(folder=home, **read_json(home / FILE))
+    store = home.parent.parent
+    cells, console = [store / "cells" / name for name in asked.cells], terminal()
+    try:
+        for cell in sorted({*cells} - {*sweep.queued(cells)}):
+            if error := sweep.settle(cell):
+                say(console, f"{cell.name}: {error}")
+    except SlurmAway as away:
+        say(console, f"{away} So no job is said to be gone.")
+    with Mirror(address(asked.how["track"], store), store, cells, console):
+        tables.write(asked)
 
 
-def _keep(outcome: Outcome) -> None:
-    """Write the failure of a worker that could not write it itself, as when it was killed."""
-    home = Path(outcome.item)
-    with suppress(OSError):
-        if not (home / "error.txt").exists():
-            write_failure(home, str(outcome.error), outcome.traceback)
+class _Shown:
+    """Says how each node ends, and remembers it."""
+
+    def __init__(self, display: Display, console: Console) -> None:
+        self.display, self.console = display, console
+        self.ended: dict[Path, str | None] = {}
+
+    def __call__(self, node: Node, error: str | None) -> None:
+        self.ended[node.folder] = error
+        self.display.finished(node, error)
+        if isinstance(node, PseudoLabels) and error is None:
+            say(self.console, f"{node.title}: {node.summary()}")
+
+    @property
+    def failed(self) -> bool:
+        """Whether any node failed; one that was stopped has not."""
+        return any(e and not e.startswith(sweep.STOPPED) for e in self.ended.values())
 
 
-class Mirror:
-    """The MLflow side of a launch: where it fails, one line says so, and no result is lost."""
-
-    def __init__(self, uri: str | None, store: Path, console: Console) -> None:
-        self.uri, self.store, self.console = uri, store, console
-        if uri is None:
-            return
+def _run(todo: list[Node], store: Path, runner: Runner | Slurm, console: Console) -> bool:
+    """Run nodes and see them to their ends; return whether any failed."""
+    with Display(todo, console) as display:
+        shown = _Shown(display, console)
+        if not isinstance(runner, Slurm):
+            sweep.run(todo, runner, shown)
+            return shown.failed
+        sweep.submit(todo, runner, store, shown, partial(say, console))
         try:
-            track.prepare(uri, store)
-        except track.TrackError:
-            self._prepare_again()
-
-    def add(self, finished: Sequence[Path]) -> None:
-        """Mirror finished cells; those that are in MLflow already stay as they are."""
-        if self.uri is None or not finished:
-            return
-        try:
-            track.mirror(finished, self.uri, self.store)
-        except track.TrackError as error:
-            self._give_up(error)
-
-    def _prepare_again(self) -> None:
-        """Try once more: another run may have been making the same database."""
-        assert self.uri is not None
-        time.sleep(PAUSE_S)
-        try:
-            track.prepare(self.uri, self.store)
-        except track.TrackError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: track.TrackError) -> None:
-        self.uri = None
-        say(self.console, f"Not tracked: {error}")
+            left = [node for node in todo if node.folder not in shown.ended]
+            sweep.follow(left, shown, partial(say, console))
+        except KeyboardInterrupt:
+            say(console, STAY)
+            raise
+        return shown.failed
 
 
-def choose_runner(name: str, store: Path, jobs: int | None, cells: int) -> tuple[Runner, str]:
+def _detach(
+    todo: list[Node], store: Path, runner: Slurm, console: Console, invocation: Invocation
+) -> None:
+    """Submit nodes, and a last job that waits for all of them."""
+
+    def refused(node: Node, error: str | None) -> None:
+        say(console, f"{node.title}: failed: {error}")
+
+    given = sweep.submit(todo, runner, store, refused, partial(say, console))
+    options = replace(runner.options, job_name=f"{runner.options.job_name}-end", **LAST_JOB)
+    try:
+        sweep.hand_over(
+            conclude,
+            [invocation.folder],
+            Slurm(runner.folder, options),
+            sweep.arrays(given.values()),
+        )
+    except RunnerError as error:
+        say(console, f"No last job ({error}): bench track sync and bench report do its work.")
+    say(console, STAY)
+
+
+def choose_runner(
+    name: str,
+    store: Path,
+    jobs: int | None,
+    cells: int,
+    slurm: Sequence[str] = (),
+    ranks: int = 1,
+) -> tuple[Runner | Slurm, str]:
     """Return the runner of `--runner NAME` and a line that says what it will use.
 
-    `local` has as many slots as there are GPUs, one each, or without GPUs one for each core up to
-    four; the cores are shared out as threads, unless $OMP_NUM_THREADS says how many.
+    `slurm` are the words of `--slurm`, `partition=gpu` and so on, for each of a cell's `ranks`.
+
+    `local` has as many slots as there are GPUs, one each (or one for each rank), or without GPUs
+    one for each core up to four; the cores are shared out as threads, unless $OMP_NUM_THREADS says
+    how many. `BenchError` where there are fewer GPUs than a cell is to have.
     """
     if name == "here":
         return Here(), "in this process"
+    if name == "slurm":
+        options = SlurmOptions.parse(",".join(slurm))
+        options = replace(options.times(ranks), parallel=jobs or options.parallel)
+        return Slurm(store / "logs" / "slurm", options), f"through SLURM, {options.words()}"
     gpus, cores = _gpus(), usable_cores()
-    slots = max(1, min(jobs or len(gpus) or min(cores, 4), cells, len(gpus) or cells))
+    if 0 < len(gpus) < ranks:
+        raise BenchError(f"--gpus-per-cell {ranks}: there are {len(gpus)} GPUs here.")
+    places = len(gpus) // ranks if gpus else max(1, cores // ranks)
+    slots = max(
+        1, min(jobs or (places if gpus else min(places, 4)), cells, places if gpus else cells)
+    )
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdecimal() and int(given) else max(1, cores // slots)
-    what = "a GPU" if gpus else "no GPU"
+    what = f"{ranks} GPUs" if gpus and ranks > 1 else "a GPU" if gpus else "no GPU"
     line = f"{slots} at once, each with {threads} thread{'s' * (threads > 1)} and {what}"
-    return Local(store / "logs", slots, threads, gpus[:slots]), line
+    return Local(store / "logs", slots, threads, gpus[: slots * ranks]), line
 
 
 def usable_cores() -> int:

@@ -3,7 +3,9 @@
 Torch is imported only where a weight file's hash is not known yet.
 """
 
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from bench.data import bdd100k
 from bench.data.classes import TASKS
 from bench.data.demo.draw import draw, is_drawn
 from bench.grids import teachers
+from bench.provenance import code_hash
+from bench.reasons import OTHER_CODE, given_up, reason, refused
 from bench.store import Store, read_json, state, write_json, write_text
+from bench.weights import weights
 from protocols import VERSION
 from protocols.settings import SETTINGS, Split, split
-from zoo.catalog import Checkpoint, default_folder, find
-from zoo.store import Zoo
+from zoo.clip_parts import Part
 
 LABELS_DONE = "statistics.json"  # the file that is written last among pseudo labels
 
@@ -29,6 +33,8 @@ class Place:
     store: Store
     data: str  # a BDD100K folder, or "demo"
     stand_ins: bool  # may missing weights be replaced by random ones of their layout?
+    allow_code_change: bool = False  # may what was begun with other code go on with this?
+    ranks: int = 1  # processes that train a cell together, each on a GPU of its own
 
     @property
     def demo(self) -> bool:
@@ -47,8 +53,9 @@ class Node:
 
     folder: Path
     order: dict[str, Any]
-    state: str  # done, running, failed or pending
+    state: str  # as `bench.store.state` has it
     reason: str
+    given_up: bool = False  # did it fail in a way that trying again unchanged cannot mend?
 
     @property
     def title(self) -> str:
@@ -58,7 +65,16 @@ class Node:
     @property
     def to_run(self) -> bool:
         """Return whether `run` has to do anything about it."""
-        return self.state not in ("done", "running")
+        return self.state not in ("done", "running") and not self.given_up
+
+    @property
+    def needs(self) -> tuple["Node", ...]:
+        """Return what must be done before it."""
+        return ()
+
+    def now(self) -> str:
+        """Return its state by now, from the files alone."""
+        return state(self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +101,14 @@ class PseudoLabels(Node):
             for task, found in statistics.items()
         )
 
-    def can_be_made(self) -> bool:
-        """Return whether all teachers are done by now."""
-        return all(state(teacher.folder) == "done" for teacher in self.teachers)
+    @property
+    def needs(self) -> tuple[Node, ...]:
+        """Return the teachers."""
+        return self.teachers
 
-    def made(self) -> bool:
-        """Return whether the labels are complete by now."""
-        return state(self.folder, LABELS_DONE) == "done"
+    def now(self) -> str:
+        """Return whether the labels are complete, or how far they are, by now."""
+        return state(self.folder, LABELS_DONE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +118,11 @@ class PlannedCell(Node):
     cell: Cell
     split: Split
     labels: PseudoLabels | None
+
+    @property
+    def needs(self) -> tuple[Node, ...]:
+        """Return the labels that it is trained on, where those are made."""
+        return (self.labels,) if self.labels else ()
 
     @property
     def title(self) -> str:
@@ -146,22 +168,24 @@ def plan(cells: list[Cell], place: Place) -> list[PlannedCell]:
 
 def write_orders(planned: list[PlannedCell], place: Place) -> None:
     """Write what runs start from: the cells' folders with `cell.json`, the split manifests."""
-    for one in planned:
-        manifest = place.store.root / "splits" / one.order["split"]["file"]
+    labels = {one.labels.folder: one.labels for one in planned if one.labels}
+    for split_of in {one.split.sha256: one.split for one in planned}.values():
+        manifest = place.store.root / "splits" / _manifest(split_of)
         if not manifest.exists():
-            write_text(manifest, one.split.to_json())
-        one.folder.mkdir(parents=True, exist_ok=True)
-        write_json(one.folder / "cell.json", one.order)
-        if one.labels is not None:
-            one.labels.folder.mkdir(parents=True, exist_ok=True)
-            write_json(one.labels.folder / "order.json", one.labels.order)
+            write_text(manifest, split_of.to_json())
+    for node, name in (
+        *((one, "cell.json") for one in planned),
+        *((one, "order.json") for one in labels.values()),
+    ):
+        node.folder.mkdir(parents=True, exist_ok=True)
+        if not _holds(node.folder / name, node.order):  # each write waits for the disk
+            write_json(node.folder / name, node.order)
 
 
-def weights_file(order: dict[str, Any]) -> Path:
-    """Return the canonical file of the weights that a cell's order names."""
-    weights = order["weights"]
-    row, shelf = Checkpoint.from_dict(weights["row"]), Zoo(Path(weights["folder"]))
-    return shelf.canonical(row, stand_in=weights["stand_in"])
+def _holds(file: Path, order: dict[str, Any]) -> bool:
+    with suppress(FileNotFoundError, BenchError):
+        return read_json(file) == order
+    return False
 
 
 def draw_demo(place: Place) -> None:
@@ -176,8 +200,16 @@ class _Planner:
     def __init__(self, cells: list[Cell], place: Place) -> None:
         self.place = place
         self.data = bdd100k.read(place.root)
-        self.weights = _weights([*cells, *(t for cell in cells for t in teachers(cell))], place)
+        self.drawn = is_drawn(place.root)
+        for cell in cells:
+            _check_parts(cell, place.ranks)
+        alike = {_taught_alike(cell): cell for cell in cells}
+        self.teachers = {values: teachers(cell) for values, cell in alike.items()}
+        every = [*cells, *chain(*self.teachers.values())]
+        self.weights, self.parts = weights(every, place.store.root, stand_ins_too=place.stand_ins)
         self.splits: dict[tuple[Any, ...], Split] = {}
+        self.carried: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+        self.labels: dict[Path, PseudoLabels] = {}
         homes = (home for home in place.store.cells() if state(home) == "done")
         orders = (read_json(home / "cell.json") for home in homes)
         self.finished = {order["address"]: order for order in orders}
@@ -186,11 +218,14 @@ class _Planner:
     def planned(self, cell: Cell) -> PlannedCell:
         """Return the plan of a cell, after that of its teachers."""
         if cell not in self.known:
-            taught_by = tuple(self.planned(teacher) for teacher in teachers(cell))
+            taught_by = tuple(
+                self.planned(one) for one in self.teachers.get(_taught_alike(cell), ())
+            )
             frames = self._split(cell)
             labels = self._labels(cell, frames, taught_by) if taught_by else None
             order = self._order(cell, frames, labels)
             folder = self.place.store.folder(f"{cell.address}-{order['key'][:8]}")
+            order |= self._code(folder, "cell.json", ("state.pt", "state.prev.pt"))
             now = state(folder)
             self.known[cell] = PlannedCell(
                 cell=cell,
@@ -199,7 +234,8 @@ class _Planner:
                 labels=labels,
                 folder=folder,
                 state=now,
-                reason=_reason(folder, now, order, self.finished.get(cell.address)),
+                reason=reason(folder, now, order, self.finished.get(cell.address)),
+                given_up=given_up(folder, now),
             )
         return self.known[cell]
 
@@ -224,6 +260,8 @@ class _Planner:
         keys = {one.cell.tasks[0]: one.order["key"] for one in taught_by}
         key = hashed({"teachers": keys, "scores": scores, "split": frames.sha256})
         folder = self.place.store.root / "pseudo" / key[:8]
+        if folder in self.labels:
+            return self.labels[folder]
         order = {
             "key": key,
             "teachers": {one.cell.tasks[0]: one.folder.name for one in taught_by},
@@ -231,14 +269,37 @@ class _Planner:
             "split": {"file": _manifest(frames)},
             "data": {"root": str(self.data.root)},
         }
+        order |= self._code(folder, "order.json", tuple(scores))
         now = state(folder, LABELS_DONE)
-        return PseudoLabels(folder=folder, order=order, state=now, reason=now, teachers=taught_by)
+        why = OTHER_CODE if refused(order) else now
+        self.labels[folder] = PseudoLabels(
+            folder=folder,
+            order=order,
+            state=now,
+            reason=why,
+            given_up=given_up(folder, now),
+            teachers=taught_by,
+        )
+        return self.labels[folder]
+
+    def _code(self, folder: Path, order: str, begun: tuple[str, ...]) -> dict[str, Any]:
+        """Return which code an order is for: this, or that with which it was begun.
+
+        It was begun where one of the files or folders `begun` is there.
+        """
+        here, allowed = code_hash(), self.place.allow_code_change
+        if not (folder / order).exists() or not any((folder / name).exists() for name in begun):
+            return {"code": here}
+        earlier = read_json(folder / order).get("code", here)
+        if earlier == here:
+            return {"code": here}
+        return {"code": here if allowed else earlier, "allow_code_change": allowed}
 
     def _order(self, cell: Cell, frames: Split, labels: PseudoLabels | None) -> dict[str, Any]:
         """Return what `cell.json` holds: all that a run of the cell starts from."""
         weights = self.weights[cell.zoo]
+        parts: dict[Part, Any] = {part: self.parts[name, part] for part, name in cell.parts.items()}
         needs = tuple(one.order["key"] for one in labels.teachers) if labels else ()
-        own = {name: set(tasks) & set(cell.tasks) for name, tasks in frames.frames.items()}
         return {
             "version": VERSION,
             "key": cell.key(
@@ -246,76 +307,50 @@ class _Planner:
                 data=self.data.sha256,
                 split=frames.sha256,
                 needs=needs,
+                parts={part: found["sha256"] for part, found in parts.items()},
             ),
             "address": cell.address,
             "resolved": cell.resolved(),
+            "ranks": self.place.ranks,
             "needs": list(needs),
             "pseudo": labels.folder.name if labels else None,
             "weights": weights,
+            "parts": parts,
             "data": {
                 "name": self.data.root.name,
-                "drawn": is_drawn(self.data.root),
+                "drawn": self.drawn,
                 "root": str(self.data.root),
                 "sha256": self.data.sha256,
             },
-            "split": {
+            "split": self._carried(frames, cell.tasks),
+        }
+
+    def _carried(self, frames: Split, tasks: tuple[str, ...]) -> dict[str, Any]:
+        """Return which split it is, and how many frames carry labels of these tasks."""
+        if (frames.sha256, tasks) not in self.carried:
+            own = [set(tasks) & set(carried) for carried in frames.frames.values()]
+            self.carried[frames.sha256, tasks] = {
                 "file": _manifest(frames),
                 "sha256": frames.sha256,
-                "counts": {t: sum(t in tasks for tasks in own.values()) for t in cell.tasks},
-                "frames": sum(bool(tasks) for tasks in own.values()),
-            },
-        }
+                "counts": {task: sum(task in one for one in own) for task in tasks},
+                "frames": sum(map(bool, own)),
+            }
+        return self.carried[frames.sha256, tasks]
+
+
+def _check_parts(cell: Cell, ranks: int) -> None:
+    batch, parts = cell.protocol.optim.batch, cell.protocol.optim.accumulate * ranks
+    if batch % parts:
+        raise BenchError(
+            f"A batch of {batch} images cannot be shared out evenly over {parts} parts "
+            f"({ranks} GPUs a cell, optim.accumulate {parts // ranks}). Take divisors of it."
+        )
+
+
+def _taught_alike(cell: Cell) -> tuple[Any, ...]:
+    """Return what a cell's teachers depend on."""
+    return cell.protocol, cell.setting, cell.tasks
 
 
 def _manifest(frames: Split) -> str:
     return f"{frames.sha256[:8]}.json"
-
-
-def _weights(cells: list[Cell], place: Place) -> dict[str, dict[str, Any]]:
-    """Return for each checkpoint whether it is a stand-in, its hash, and where its files are."""
-    published, stand_ins = Zoo(default_folder()), Zoo(place.store.root / "stand-ins")
-    checkpoints = [find(name) for name in dict.fromkeys(cell.zoo for cell in cells)]
-    missing = published.missing(checkpoints)
-    if lost := [one for one in missing if one.family == "own"]:  # no file to stand in for
-        raise BenchError(published.how_to_get(lost))
-    if missing and not place.stand_ins:
-        raise BenchError(
-            f"{published.how_to_get(missing)}\n"
-            "(--stand-ins runs with random weights of the same layout, and marks every number.)"
-        )
-    found = {}
-    for one in checkpoints:
-        stand_in = one in missing
-        shelf = stand_ins if stand_in else published
-        found[one.name] = {
-            "name": one.name,
-            "sha256": shelf.identity(one, stand_in=stand_in),
-            "stand_in": stand_in,
-            "folder": str(shelf.folder),
-            "row": asdict(one),
-        }
-    return found
-
-
-def _reason(folder: Path, now: str, order: dict[str, Any], finished: dict[str, Any] | None) -> str:
-    if now == "done":
-        return f"done {read_json(folder / 'result.json')['provenance']['finished']}"
-    if now == "failed":
-        return "failed: " + (folder / "error.txt").read_text().partition("\n")[0]
-    if now == "running":
-        return "another process runs it"
-    if (folder / "state.pt").exists():
-        return "begun: resumes from its last saved epoch"
-    if finished is not None:
-        return f"stale: {_difference(finished, order)} changed since {finished['key'][:8]}"
-    return "missing"
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return the first thing in which two orders for one address differ."""
-    for name, what in (("weights", "weights"), ("data", "data"), ("split", "split")):
-        if old[name]["sha256"] != new[name]["sha256"]:
-            return what
-    if old["needs"] != new["needs"]:
-        return "teachers"
-    return "protocol version" if old["version"] != new["version"] else "preset"

@@ -11,9 +11,9 @@ They are made once for all students of a comparison, in fixed groups of frames, 
 in two goes are those made in one.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -33,21 +33,28 @@ from bench.eval.detection import Detections
 from bench.eval.evaluate import predict
 from bench.model.build import build
 from bench.model.multitask import MultiTask
-from bench.plan import weights_file
-from bench.store import failure_kept, locked, read_json, write_json
+from bench.provenance import begin
+from bench.store import Busy, failure_kept, locked, read_json, whole, write_json
+from bench.train import stop
+from bench.weights import parts_files, weights_file
 
 
 def make_labels(folder: str) -> None:
     """Make the pseudo labels that `order.json` in a folder asks for; leave `statistics.json`.
 
     What an earlier attempt made is kept, and labels that are complete are left as they are. An
-    error is written to `error.txt` and raised again.
+    error is written to `error.txt` and raised again; asked to stop, it raises `Stopped`.
     """
     home = Path(folder)
     if (home / "statistics.json").exists():
+        with suppress(Busy), locked(home):  # what an attempt that ended right here may have left
+            _tidy(home)
         return
-    with locked(home), failure_kept(home):
+    with stop.listening(), locked(home), failure_kept(home):
+        if (home / "statistics.json").exists():  # made by whoever held the lock until now
+            return
         order = read_json(home / "order.json")
+        begin(home, order)
         store = home.parent.parent
         train = bdd100k.read(Path(order["data"]["root"])).train
         carried = read_json(store / "splits" / order["split"]["file"])["frames"]
@@ -59,8 +66,7 @@ def make_labels(folder: str) -> None:
             for task in order["teachers"]
         }
         write_json(home / "statistics.json", statistics)
-        shutil.rmtree(home / "det", ignore_errors=True)
-        (home / "error.txt").unlink(missing_ok=True)
+        _tidy(home)
 
 
 def fill_in(frames: Mapping[str, Frame], home: Path) -> dict[str, Frame]:
@@ -92,7 +98,7 @@ def _label(frames: list[Frame], task: str, teacher: Path, home: Path, score: flo
     predictions = predict(
         _trained(teacher, cell), chain.from_iterable(todo), wanted, cell.protocol.input, size
     )
-    for stored, outputs in predictions:
+    for done, (stored, outputs) in enumerate(predictions, start=1):
         file, output = _file(home, task, stored), outputs[task]
         if isinstance(output, Detections):
             write_json(file, _confident(output, score, stored.size_hw))
@@ -100,6 +106,14 @@ def _label(frames: list[Frame], task: str, teacher: Path, home: Path, score: flo
             best, classes = output.max(0)
             label = classes.byte().masked_fill(best < score, IGNORE)
             _save_png(file, label.cpu().numpy())
+        if done % size == 0:
+            stop.check()
+
+
+def _tidy(home: Path) -> None:
+    """Remove what only unfinished labels have."""
+    shutil.rmtree(home / "det", ignore_errors=True)
+    (home / "error.txt").unlink(missing_ok=True)
 
 
 def _file(home: Path, task: str, frame: Frame | Sample) -> Path:
@@ -108,8 +122,8 @@ def _file(home: Path, task: str, frame: Frame | Sample) -> Path:
 
 def _trained(teacher: Path, cell: Cell) -> MultiTask:
     """Return the model that a finished cell left."""
-    weights = weights_file(read_json(teacher / "cell.json"))
-    model, _ = build(cell.protocol, cell.tasks, weights, cell.seed)
+    order = read_json(teacher / "cell.json")
+    model, _ = build(cell.protocol, cell.tasks, weights_file(order), cell.seed, parts_files(order))
     model.load_state_dict(load_file(teacher / "model.safetensors"))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -188,6 +202,5 @@ def _map_statistics(folder: Path, task: str) -> dict[str, Any]:
 
 
 def _save_png(file: Path, label: np.ndarray) -> None:
-    unfinished = file.with_suffix(f".{os.getpid()}.tmp")
-    Image.fromarray(label).save(unfinished, format="PNG")
-    os.replace(unfinished, file)
+    with whole(file) as unfinished:
+        Image.fromarray(label).save(unfinished, format="PNG")

@@ -82,7 +82,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "setting": cell.setting,
         "scheme": cell.protocol.scheme,
         "seed": cell.seed,
-        "state": now,
+        "state": "pending" if now == "preempted" else now,
         "error": None,
         "stand_in": False,
         "key": None,
@@ -92,7 +92,8 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
     if home is None or order is None:
         return row
     row["key"] = order["key"]
-    row["stand_in"] = order["weights"]["stand_in"] or order["data"]["drawn"]
+    weights = [order["weights"], *order.get("parts", {}).values()]
+    row["stand_in"] = order["data"]["drawn"] or any(one["stand_in"] for one in weights)
     if now == "failed":
         row["error"] = (home / "error.txt").read_text().partition("\n")[0]
     if now == "done":

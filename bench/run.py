@@ -6,6 +6,7 @@ adapt: the neck learns   ->  finetune: all learn    bench.train.engine
 the last state, scored on the validation frames     bench.eval.evaluate
 """
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,52 +14,67 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from bench import dist
 from bench.cell import Cell
 from bench.data import bdd100k
 from bench.data.bdd100k import Dataset, Frame
 from bench.eval.evaluate import Evaluation, evaluate
 from bench.model.build import build, losses
-from bench.plan import weights_file
-from bench.provenance import provenance
+from bench.model.sync_norm import synchronised
+from bench.provenance import begin, now
 from bench.pseudo import fill_in
-from bench.store import append_line, failure_kept, locked, read_json, write_json
-from bench.train import state
+from bench.ranks import together
+from bench.store import Busy, failure_kept, locked, read_json, whole, write_json
+from bench.train import state, stop
 from bench.train.engine import train
+from bench.weights import parts_files, weights_file
 
 
 def run_cell(folder: str) -> None:
     """Train and score the cell in a folder that holds `cell.json`; leave `result.json` there.
 
-    Starts from the newest saved state. A finished cell is left as it is; one that another process
-    runs raises `BenchError`. An error is written to `error.txt` and raised again.
+    Starts from what an earlier attempt saved. A finished cell is left as it is; one that another
+    process runs raises `Busy`. An error is written to `error.txt` and raised again; asked to stop,
+    it saves and raises `Stopped`.
     """
     home = Path(folder)
     if (home / "result.json").exists():
-        state.remove(home)  # what an attempt that ended right here may have left
+        with suppress(Busy), locked(home):  # what an attempt that ended right here may have left
+            state.remove(home)
         return
-    with locked(home), failure_kept(home):
+    with stop.listening(), locked(home), failure_kept(home):
+        if (home / "result.json").exists():  # made by whoever held the lock until now
+            return
         order = read_json(home / "cell.json")
-        cell = Cell.from_resolved(order["resolved"])
-        protocol, tasks = cell.protocol, cell.tasks
-        started = provenance()
-        append_line(home / "attempts.jsonl", started)
+        work = (home, order, begin(home, order))
+        ranks = order.get("ranks", 1)
+        together(train_and_score, work, ranks) if ranks > 1 else train_and_score(*work)
+        state.remove(home)
 
-        data = bdd100k.read(Path(order["data"]["root"]))
-        frames = training_frames(data, order, tasks, store=home.parent.parent)
-        model, report = build(protocol, tasks, weights_file(order), cell.seed)
+
+def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) -> None:
+    """Make a cell's result, as one process or as one of several ranks; rank 0 alone writes it."""
+    cell = Cell.from_resolved(order["resolved"])
+    protocol, tasks = cell.protocol, cell.tasks
+    data = bdd100k.read(Path(order["data"]["root"]))
+    frames = training_frames(data, order, tasks, store=home.parent.parent)
+    model, report = build(protocol, tasks, weights_file(order), cell.seed, parts_files(order))
+    if dist.rank() == 0:
         write_json(home / "load_report.json", asdict(report))
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)
-        val = data.val.values()
-        stages = train(model, losses(protocol, tasks), protocol, frames, val, cell.seed, home)
-        found = evaluate(model, val, protocol.input, protocol.optim.batch)
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if dist.size() > 1:
+        model.backbone = synchronised(model.backbone)
+    val = data.val.values()
+    stages = train(model, losses(protocol, tasks), protocol, frames, val, cell.seed, home)
+    if dist.rank() > 0:
+        return
+    found = evaluate(model, val, protocol.input, protocol.optim.batch, home / state.SCORED)
 
-        found.save(home / "preds")
-        save_file(model.state_dict(), home / "model.safetensors")
-        write_json(home / "result.json", result(order, found, stages, started))
-        state.remove(home)
-        (home / "error.txt").unlink(missing_ok=True)
+    found.save(home / "preds")
+    with whole(home / "model.safetensors") as unfinished:
+        save_file(model.state_dict(), unfinished)
+    write_json(home / "result.json", result(order, found, stages, started))
 
 
 def training_frames(
@@ -83,7 +99,11 @@ def result(order: dict, found: Evaluation, stages: list[dict], started: dict) ->
         kind: {name: value if value == value else None for name, value in values.items()}
         for kind, values in scores.items()
     }
-    weights = {name: order["weights"][name] for name in ("name", "sha256", "stand_in")}
+    said = ("name", "sha256", "stand_in")
+    weights: dict[str, Any] = {name: order["weights"][name] for name in said}
+    for part, used in order.get("parts", {}).items():
+        weights[part] = {name: used[name] for name in said}
+        weights["stand_in"] |= used["stand_in"]  # one random part makes the number random
     return {
         "version": order["version"],
         "key": order["key"],
@@ -93,5 +113,5 @@ def result(order: dict, found: Evaluation, stages: list[dict], started: dict) ->
         "weights": weights,
         "data": {**order["data"], "split": order["split"]},
         "stages": stages,
-        "provenance": {**started, "finished": provenance()["time"]},
+        "provenance": {**started, "finished": now()},
     }

@@ -34,10 +34,10 @@ def _many(name: str, help: str) -> Callable[[Command], Command]:
 
 CELLS = (
     _many("--zoo", "all (the paper's nine), everything, names, 'moco*', a file, '!byol'.  [all]"),
-    _many("--protocol", "pf (pretrain-finetune), paf (pretrain-adapt-finetune).  [pf,paf]"),
+    _many("--protocol", "pf (pretrain-finetune), paf (with adapt), lv, prompt, v2l.  [pf,paf]"),
     _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
     _many("--scheme", "self-training, zeroing.  [self-training]"),
-    click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN).  [transformer]"),
+    click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN), conv.  [transformer]"),
     _many("--tasks", "Any of sem,driv,det.  [all three]"),
     _many("--seeds", "0 or 0,1,2.  [0]"),
     click.option("--preset", help="paper, demo or tiny.  [paper; with the demo data, demo]"),
@@ -71,6 +71,17 @@ def values(command: Command) -> Command:
     return selectors(command)
 
 
+def gpus(command: Command) -> Command:
+    """Give a command the option that says how many processes train a cell together."""
+    return click.option(
+        "--gpus-per-cell",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Train each cell on so many GPUs of one machine, its batch shared out.",
+    )(command)
+
+
 def asked(chosen: dict[str, Any]) -> tuple[Request, Place]:
     """Return which cells are meant and where, with the defaults filled in."""
     from bench.grids import Request, table
@@ -81,7 +92,13 @@ def asked(chosen: dict[str, Any]) -> tuple[Request, Place]:
         data = "demo"
         click.echo("No --data and no $BENCH_DATA: using the demo data.", err=True)
     demo = data == "demo"
-    place = Place(store=store_of(chosen), data=data, stand_ins=chosen["stand_ins"] or demo)
+    place = Place(
+        store=store_of(chosen),
+        data=data,
+        stand_ins=chosen["stand_ins"] or demo,
+        allow_code_change=chosen.get("allow_code_change", False),
+        ranks=chosen.get("gpus_per_cell", 1),
+    )
     given = {field.name: chosen[_OPTION.get(field.name, field.name)] for field in fields(Request)}
     given["preset"] = given["preset"] or ("demo" if demo else "paper")
     given["seeds"] = tuple(map(_seed, given["seeds"]))

@@ -1,14 +1,15 @@
 """What the store says about its cells right now."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import BenchError
 from bench.cell import Cell
-from bench.store import Store, read_json, read_lines, state
+from bench.store import Store, error_of, read_json, read_lines, state
+from protocols import VERSION
 from protocols.schemes import steps
 
 COLUMNS = (
@@ -27,6 +28,56 @@ class Reached:
     eta_s: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A cell of the store: its folder, what was to be run there, and its state.
+
+    `state` is that of `bench.store.state`, or `stale` where another protocol version planned the
+    cell, or its address was asked for later with other weights, data or teachers. What cannot be
+    read is `unreadable`, with an empty order.
+    """
+
+    home: Path
+    state: str
+    order: dict[str, Any]
+    cell: Cell | None = None
+
+
+def stored(store: Store, wanted: Callable[[Cell], bool] = lambda cell: True) -> list[Stored]:
+    """Return the cells that are wanted, by name; what cannot be read is always among them."""
+    found = [_read(home) for home in store.cells()]
+    newest: dict[str, tuple[int, Path]] = {}
+    for one in found:
+        address = one.order.get("address", one.home.name)
+        age = (one.home / "cell.json").stat().st_mtime_ns
+        newest[address] = max(newest.get(address, (0, one.home)), (age, one.home))
+    last = {home for _, home in newest.values()}
+    return [
+        replace(one, state="stale") if _is_stale(one, one.home in last) else one
+        for one in found
+        if one.cell is None or wanted(one.cell)
+    ]
+
+
+def find(store: Store, text: str) -> Stored:
+    """Return the cell that a text means: its folder's name, or a beginning of its key alone."""
+    found = stored(store)
+    fits = [one for one in found if one.home.name == text] or [
+        one for one in found if text and one.order.get("key", "").startswith(text)
+    ]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = ", ".join(one.home.name for one in fits)
+        raise BenchError(
+            f"{text!r} begins the keys of {len(fits)} cells: {names}. Give more of it."
+        )
+    raise BenchError(
+        f"{text!r} is neither a cell's folder nor the beginning of a key in {store.root}. "
+        "bench status lists the cells; the end of a folder's name begins its key."
+    )
+
+
 def reached(home: Path) -> Reached | None:
     """Return how far the cell in a folder has come; None before its first report."""
     reports = [line for line in read_lines(home / "progress.jsonl") if line.get("kind") == "train"]
@@ -41,36 +92,65 @@ def reached(home: Path) -> Reached | None:
     return Reached(taken=taken, total=total, last=reports[-1], eta_s=eta_s)
 
 
-def lines(store: Store, wanted: Callable[[Cell], bool]) -> list[dict[str, Any]]:
-    """Return, for each cell that is wanted, what `status --json` prints of it.
+def line(one: Stored) -> dict[str, Any]:
+    """Return what `status --json` prints of a cell.
 
     `progress` is the share of the optimiser steps of all stages that are taken.
     """
-    found = []
-    for home in store.cells():
-        try:
-            cell = Cell.from_resolved(read_json(home / "cell.json")["resolved"])
-        except (BenchError, KeyError, TypeError):  # damaged, or of another version
-            found.append({**dict.fromkeys(COLUMNS), "cell": home.name, "state": "unreadable"})
-            continue
-        if wanted(cell):
-            found.append(_line(home))
-    return found
-
-
-def _line(home: Path) -> dict[str, Any]:
-    now, here = state(home), reached(home)
-    running = now == "running"
-    return {
-        "key": read_json(home / "cell.json")["key"],
-        "cell": home.name,
-        "state": now,
+    facts = {**dict.fromkeys(COLUMNS), "cell": one.home.name, "state": one.state}
+    if one.cell is None:
+        return facts
+    facts |= {"key": one.order["key"], "attempts": len(read_lines(one.home / "attempts.jsonl"))}
+    if (one.home / "result.json").exists():  # so nothing long is to be read
+        return facts | {"stage": one.cell.protocol.stages[-1].name, "progress": 1.0}
+    here = reached(one.home)
+    facts |= {
         "stage": here.last["stage"] if here else None,
         "progress": round(here.taken / here.total, 4) if here else 0.0,
-        "eta_s": here.eta_s if here and running else None,
-        "heartbeat_age_s": round(time.time() - (home / "lock").stat().st_mtime)
-        if running
-        else None,
-        "attempts": len(read_lines(home / "attempts.jsonl")),
-        "error": (home / "error.txt").read_text().partition("\n")[0] if now == "failed" else None,
     }
+    if one.state == "running":
+        facts |= {"eta_s": here.eta_s if here else None, "heartbeat_age_s": _beat_s(one.home)}
+    if one.state == "failed":
+        facts["error"] = error_of(one.home)
+    return facts
+
+
+def jobs(homes: Iterable[Path]) -> dict[Path, str]:
+    """Return what SLURM says of the jobs that these cells were given to, as far as it answers."""
+    files = ((home, home / "job.json") for home in homes)
+    given = {home: read_json(file) for home, file in files if file.exists()}
+    numbers = {home: job["id"] for home, job in given.items() if job["cluster"] == "slurm"}
+    if not numbers:
+        return {}
+    from runners.base import RunnerError
+    from runners.slurm import alive
+
+    try:
+        found = alive(numbers.values())
+    except RunnerError:  # a hint, and no more
+        return {}
+    return {home: f"{job} {found[job]}" for home, job in numbers.items() if job in found}
+
+
+def _read(home: Path) -> Stored:
+    try:
+        order = read_json(home / "cell.json")
+        cell = Cell.from_resolved(order["resolved"])
+        if not {"address", "key", "version", "weights", "data"} <= order.keys():
+            raise KeyError("cell.json")
+    except (BenchError, KeyError, TypeError):  # damaged, or of another version
+        return Stored(home=home, state="unreadable", order={})
+    return Stored(home=home, state=state(home), order=order, cell=cell)
+
+
+def _is_stale(one: Stored, newest: bool) -> bool:
+    if one.cell is None or one.state == "running":
+        return False
+    return not newest or one.order["version"] != VERSION
+
+
+def _beat_s(home: Path) -> int | None:
+    try:
+        return round(time.time() - (home / "lock").stat().st_mtime)
+    except FileNotFoundError:  # it ended just now
+        return None

@@ -4,7 +4,7 @@
     <store>/pseudo/<key8>/                pseudo labels (see bench/pseudo.py)
     <store>/cells/<address>-<key8>/
         cell.json          written first: what is to be run
-        lock               who runs it now: host, pid; its age is the heart-beat
+        lock               who runs it now: host, pid, job; its age is the heart-beat
         state.pt           where a resumed run starts; state.prev.pt the one before
         progress.jsonl     losses and validations, a line each
         attempts.jsonl     when, where and with which code each attempt was started
@@ -33,6 +33,7 @@ from bench import BenchError
 
 BEAT_S = 5.0  # seconds between heart-beats
 DEAD_S = 60.0  # a lock that has not beaten for so long is nobody's
+OTHERS = (".cell.json.", ".order.json.", ".job.json.")  # files that are written without the lock
 
 
 class Busy(BenchError):
@@ -71,19 +72,22 @@ class Store:
 
 
 def state(folder: Path, finished: str = "result.json") -> str:
-    """Return `done`, `running`, `failed` or `pending`, from the files of a folder alone.
+    """Return `done`, `running`, `failed`, `preempted` or `pending`, from the files alone.
 
+    A preempted one was begun and cut off without a word: it goes on when it is run again.
     `finished` is the file that is written last there.
     """
     if (folder / finished).exists():
         return "done"
     if owner(folder) is not None:
         return "running"
-    return "failed" if (folder / "error.txt").exists() else "pending"
+    if (folder / "error.txt").exists():
+        return "failed"
+    return "preempted" if (folder / "attempts.jsonl").exists() else "pending"
 
 
 def owner(folder: Path) -> dict[str, Any] | None:
-    """Return who holds the cell's lock, or None where nobody alive does."""
+    """Return who holds the cell's lock (host, pid, job), or None where nobody alive does."""
     lock = folder / "lock"
     try:
         age = time.time() - lock.stat().st_mtime
@@ -96,20 +100,33 @@ def owner(folder: Path) -> dict[str, Any] | None:
     return holder
 
 
+def job() -> str | None:
+    """Return the id of the SLURM job, or array element, that this process is; None outside one."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the cell's lock, with a heart-beat; raise `Busy` where somebody else does."""
+    """Hold the cell's lock, with a heart-beat; raise `Busy` where somebody else does.
+
+    A process that stood still for so long (suspended, say) that another one took over ends as soon
+    as it notices: it must write nothing more.
+    """
     lock = folder / "lock"
     with (folder.parent / ".taking").open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)  # of several takers of a dead lock, one at a time
         holder = owner(folder)
         if holder is not None:
             raise Busy(f"{folder.name} is run by process {holder['pid']} on {holder['host']}.")
-        write_text(lock, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "job": job()}
+        mine = json.dumps({**holder, "since": time.time()})
+        write_text(lock, mine)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(lock, stop), daemon=True)
-    beat.start()
+    beat = threading.Thread(target=_beat, args=(lock, mine, stop), daemon=True)
     try:
+        beat.start()
+        _sweep(folder)
         yield
     finally:
         stop.set()
@@ -133,6 +150,12 @@ def write_failure(home: Path, error: str, story: str) -> None:
     write_text(home / "error.txt", f"{error}\n\n{story}")
 
 
+def error_of(home: Path) -> str:
+    """Return the line that says why a cell failed; empty where it did not."""
+    file = home / "error.txt"
+    return file.read_text().partition("\n")[0] if file.exists() else ""
+
+
 def read_json(file: Path) -> Any:
     """Return what a JSON file holds; `BenchError` where it is damaged."""
     try:
@@ -150,15 +173,34 @@ def write_json(file: Path, value: Any) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file that is either whole or not there."""
+    with whole(file) as unfinished:
+        unfinished.write_text(text)
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Hand out a name to write to; at the end that is flushed and becomes `file`, or nothing does.
+
+    A process that is killed leaves it behind: `locked` removes it.
+    """
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        with unfinished.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield unfinished
+        flush(unfinished)
         os.replace(unfinished, file)
+        with suppress(OSError):  # some network file systems cannot flush a folder
+            flush(file.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
@@ -182,10 +224,21 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return None
 
 
-def _beat(lock: Path, stop: threading.Event) -> None:
+def _sweep(folder: Path) -> None:
+    """Remove what earlier holders of the lock were writing when they were killed."""
+    for left in folder.rglob(".*.tmp"):
+        if not left.name.startswith(OTHERS):
+            left.unlink(missing_ok=True)
+
+
+def _beat(lock: Path, mine: str, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
-        with suppress(FileNotFoundError):
-            os.utime(lock)
+        with suppress(OSError):  # a disk that does not answer for a while
+            if lock.exists() and lock.read_text() == mine:
+                os.utime(lock)
+            else:
+                print(f"{lock} is no longer ours: another process took over.", flush=True)
+                os._exit(1)
 
 
 def _alive(pid: int) -> bool:

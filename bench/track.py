@@ -1,48 +1,52 @@
-"""MLflow as a mirror of the store: one run for each finished cell, written by one process.
+"""MLflow as a mirror of the store: one run a cell, one above them for each `bench run`.
 
-The store stays the truth and MLflow a way to browse it: a run is made from a cell's `result.json`
-and `progress.jsonl` alone, and can be made again at any time. Only the process that launches cells
-calls this. Runs are written through MLflow's client, never through its global active run, which an
-environment variable or a signal can redirect.
+The store stays the truth and MLflow a way to browse it: `bench.tracked` says what a run is to look
+like, from a cell's files alone, and this file makes MLflow show it. It can be done again at any
+time, by one process at a time: whoever launches cells, or `bench track sync`; workers never do.
+Runs are written through MLflow's client, never through its global active run, which an environment
+variable or a signal can redirect.
 """
 
-import hashlib
+import fcntl
 import logging
-import math
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bench import BenchError
-from bench.store import read_json, read_lines
+from bench.invocations import invocations
+from bench.tracked import CELL_TAG, INVOCATION_TAG, PRIMARY, Point, Tracked, of_cell, of_invocation
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 EXPERIMENT = "lv-adapter-bench"
-PRIMARY = ("sem/mIoU", "driv/mIoU", "det/mAP")
-STAGES = ("adapt", "finetune")
-ARTIFACTS = ("result.json", "load_report.json")
-CELL_TAG, DIGEST_TAG = "bench.cell_id", "bench.result_sha256"
-POINTS_PER_CALL = 1000  # more metric values MLflow refuses in one call
+DIGEST_TAG = "bench.result_sha256"
+PARENT_TAG = "mlflow.parentRunId"
+REPEATED = " with steps of earlier attempts"  # after a digest: not exactly the store's curves
+POINTS_PER_CALL = 900  # MLflow refuses more than 1000 metric values in one call
+CURVES = ("train/", "val/")
+FEW = 20  # runs that are asked for one by one
+OPEN = ("RUNNING", "SCHEDULED")
 
 
 class TrackError(BenchError):
     """MLflow cannot be reached or refuses; the store is complete without it."""
 
 
-class Point(NamedTuple):
-    """One value of a metric, its fields in the order of `mlflow.entities.Metric`."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
+def address(track: str | None, store: Path) -> str | None:
+    """Return where `--track` says that runs go: the store's own database, an address, or None."""
+    if track == "off":
+        return None
+    if track and track.startswith("sqlite:///"):
+        return f"sqlite:///{Path(track.removeprefix('sqlite:///')).absolute()}"
+    return track or default_uri(store)
 
 
 def default_uri(store: Path) -> str:
@@ -50,60 +54,269 @@ def default_uri(store: Path) -> str:
     return f"sqlite:///{store.resolve() / 'mlflow.db'}"
 
 
+def is_server(uri: str) -> bool:
+    """Return whether runs go to a server, where running cells' curves may grow."""
+    return uri.startswith(("http://", "https://"))
+
+
 def prepare(uri: str, store: Path) -> None:
     """Create the database and the experiment where they are missing; raise `TrackError`.
 
-    To be called before cells are fanned out: two processes that create one SQLite database at the
-    same time leave it unusable. Artifacts go into the store, not into the current folder.
+    To be called before cells are fanned out. Artifacts go into the store, and with a server to
+    where that keeps them.
     """
-    with _connected(uri) as client:
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            client.create_experiment(
-                EXPERIMENT,
-                artifact_location=(store / "mlflow-artifacts").resolve().as_uri(),
-                tags={
-                    "mlflow.experiment.primaryMetric.name": f"final/{PRIMARY[0]}",
-                    "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
-                },
-            )
+    with _connected(uri, store) as client:
+        _experiment(client, uri, store)
 
 
 def mirror(folders: Iterable[Path], uri: str, store: Path) -> int:
-    """Write a run for every finished cell that has none yet; return how many were written.
+    """Make MLflow show these cells as their folders are now; return how many runs that changed.
 
-    A cell is recognised by its key in the tag `bench.cell_id`. A run that was cut short, or that
-    shows another result of the same cell, is deleted and written anew. Folders without a
-    `result.json` are passed over. Raises `TrackError`.
+    A cell is recognised by its key in the tag `bench.cell_id` and keeps its run from attempt to
+    attempt: what is logged of a step is not logged again. A run that shows another result of the
+    same cell is deleted and written anew. Cells that were never begun have none. Raises
+    `TrackError`.
     """
-    prepare(uri, store)
-    with _connected(uri) as client:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None, "prepare has made it"
-        mirrored = {run.data.tags.get(CELL_TAG): run for run in _runs(client, experiment)}
-        written = 0
-        for folder in folders:
-            if not (folder / "result.json").exists():
-                continue
-            result, digest = _read_result(folder)
-            old = mirrored.get(result["key"])
-            if old and _shows(old, digest):
-                continue
-            if old:
-                client.delete_run(old.info.run_id)
-            _write(client, experiment.experiment_id, folder, result, digest)
-            written += 1
-        return written
+    with _connected(uri, store) as client:
+        return _Mirror(client, uri, store).bring(folders)
+
+
+def sync(uri: str, store: Path) -> int:
+    """Make MLflow show exactly what the store holds; return how many runs that changed.
+
+    Beside what `mirror` does: a run is written anew where its curves hold steps that an attempt
+    took again, all but one of several runs of a cell are deleted, and runs of this store that are
+    said to go on though their cells are gone are closed as KILLED.
+    """
+    with _connected(uri, store) as client:
+        one = _Mirror(client, uri, store, exact=True)
+        return (
+            one.bring(file.parent for file in (store / "cells").glob("*/cell.json")) + one.close()
+        )
+
+
+def server(uri: str, host: str, port: int) -> list[str]:
+    """Return the command that shows the runs at `uri` at http://host:port."""
+    words = ("server", "--backend-store-uri", uri, "--host", host, "--port", str(port))
+    return [sys.executable, "-m", "mlflow", *words, "--workers", "1"]
+
+
+@dataclass
+class _Mirror:
+    """One go over some cells, while nobody else writes."""
+
+    client: "MlflowClient"
+    uri: str
+    store: Path
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        self.experiment = _experiment(self.client, self.uri, self.store)
+
+    def bring(self, folders: Iterable[Path]) -> int:
+        """Bring the runs of these cells and their parents to what the store says."""
+        tracked = [one for folder in sorted(folders) if (one := of_cell(folder))]
+        asked = invocations(self.store)
+        parents = [of_invocation(one) for one in asked]
+        self.known = self._known([*parents, *tracked])
+        changed = sum(self._show(parent) for parent in parents)
+        # The newest `bench run` that asked for a cell is above it.
+        above = {name: self.known[one.id] for one in asked for name in one.cells}
+        for one in tracked:
+            if parent := above.get(one.tags["bench.cell"]):
+                one.tags[PARENT_TAG] = parent.info.run_id
+            changed += self._show(one)
+        return changed
+
+    def close(self) -> int:
+        """Close the runs of this store that are said to go on though nothing of them is there."""
+        changed = 0
+        for run in _runs(self.client, self.experiment, ""):
+            tags = run.data.tags
+            named = tags.get(CELL_TAG) or tags.get(INVOCATION_TAG)
+            mine = tags.get("bench.store") == str(self.store)
+            if mine and named not in self.known and run.info.status in OPEN:
+                self.client.set_tag(run.info.run_id, "bench.state", "gone")
+                self.client.update_run(run.info.run_id, status="KILLED")
+                changed += 1
+        return changed
+
+    def _known(self, wanted: list[Tracked]) -> dict[str, "Run"]:
+        """Return the runs that are there already, by what they are recognised by."""
+        asked = [""]
+        if len(wanted) <= FEW and not self.exact:
+            asked = [f"tags.`{one.kind}` = '{one.id}'" for one in wanted]
+        ids = {one.id for one in wanted}
+        found: dict[str, Run] = {}
+        for run in (run for words in asked for run in _runs(self.client, self.experiment, words)):
+            named = run.data.tags.get(CELL_TAG) or run.data.tags.get(INVOCATION_TAG)
+            if named in found and self.exact:
+                self.client.delete_run(run.info.run_id)
+            elif named in ids:
+                found[named] = run
+        return found
+
+    def _show(self, one: Tracked) -> bool:
+        """Bring one run to what it is to look like; return whether that changed anything."""
+        run, changed = self.known.get(one.id), False
+        if run is not None and self._is_another(run, one):
+            self.client.delete_run(run.info.run_id)
+            run = None
+        if run is None:
+            run, changed = self._new(one), True
+        digest = run.data.tags.get(DIGEST_TAG, "")
+        if one.digest is None:
+            if one.status == "FAILED" or (one.status == "RUNNING" and is_server(self.uri)):
+                changed |= self._log(run, one.curves) > 0
+        elif not digest.startswith(one.digest):
+            self._finish(run, one)
+            changed = True
+        changed |= self._tag(run, one)
+        if run.info.status != one.status:
+            self._end(run, one)
+            changed = True
+        self.known[one.id] = run
+        return changed
+
+    def _is_another(self, run: "Run", one: Tracked) -> bool:
+        """Return whether a run cannot be made to show what it should."""
+        if one.kind != CELL_TAG:
+            return False
+        digest = run.data.tags.get(DIGEST_TAG, "")
+        other = bool(digest) and not (one.digest and digest.startswith(one.digest))
+        other |= any(
+            run.data.params.get(name, value) != value for name, value in one.params.items()
+        )
+        if self.exact:
+            other |= digest.endswith(REPEATED) or run.info.start_time != one.start_ms
+            other = other or (not digest and self._has_others(run, one.curves))
+        return other
+
+    def _new(self, one: Tracked) -> "Run":
+        from mlflow.entities import Param
+
+        run = self.client.create_run(
+            self.experiment.experiment_id,
+            start_time=one.start_ms,
+            run_name=one.name,
+            tags={one.kind: one.id},
+        )
+        params = [Param(name, value) for name, value in one.params.items()]
+        self.client.log_batch(run.info.run_id, params=params)
+        return self.client.get_run(run.info.run_id)
+
+    def _finish(self, run: "Run", one: Tracked) -> None:
+        """Write what is final; the digest, last of all, says that it is there."""
+        digest, before = str(one.digest), bool(run.data.metrics)
+        self._log(run, one.curves)
+        if before and self._has_others(run, one.curves):
+            digest += REPEATED
+        self._send(run, one.final)
+        for file in one.artifacts:
+            self.client.log_artifact(run.info.run_id, str(file))
+        self.client.set_tag(run.info.run_id, DIGEST_TAG, digest)
+
+    def _log(self, run: "Run", curves: list[Point]) -> int:
+        """Log the points of a run's curves that are not there yet; return how many.
+
+        Of steps that an attempt took again, the values of the first time stay.
+        """
+        new: list[Point] = []
+        for group in CURVES:
+            points = [point for point in curves if point.key.startswith(group)]
+            if points:
+                last = self._last_step(run, points[-1].key)
+                new += [point for point in points if point.step > last]
+        self._send(run, new)
+        return len(new)
+
+    def _last_step(self, run: "Run", key: str) -> int:
+        if key not in run.data.metrics:
+            return -1
+        history = self.client.get_metric_history(run.info.run_id, key)
+        return max(point.step for point in history)
+
+    def _has_others(self, run: "Run", curves: list[Point]) -> bool:
+        """Return whether a run's curves hold points that are not the store's."""
+        wanted = set(curves)
+        return any(
+            (key, point.value, point.timestamp, point.step) not in wanted
+            for key in run.data.metrics
+            if key.startswith(CURVES)
+            for point in self.client.get_metric_history(run.info.run_id, key)
+        )
+
+    def _send(self, run: "Run", points: list[Point]) -> None:
+        """Log points, those of a step in one call: it is there as a whole, or not at all."""
+        from mlflow.entities import Metric
+
+        ordered = sorted(points, key=lambda point: point.step)
+        first = 0
+        while first < len(ordered):
+            last = min(first + POINTS_PER_CALL, len(ordered))
+            while 0 < last < len(ordered) and ordered[last].step == ordered[last - 1].step:
+                last -= 1
+            metrics = [Metric(*point) for point in ordered[first:last]]
+            self.client.log_batch(run.info.run_id, metrics=metrics)
+            first = last
+
+    def _tag(self, run: "Run", one: Tracked) -> bool:
+        """Set the tags that differ, and remove those of ours that no longer hold."""
+        from mlflow.entities import RunTag
+
+        there = run.data.tags
+        new = {name: value for name, value in one.tags.items() if there.get(name) != value}
+        ours = {name for name in there if name.startswith("bench.") and name != DIGEST_TAG}
+        old = ours - set(one.tags)
+        if new:
+            self.client.log_batch(run.info.run_id, tags=[RunTag(*item) for item in new.items()])
+        for name in old:
+            self.client.delete_tag(run.info.run_id, name)
+        return bool(new or old)
+
+    def _end(self, run: "Run", one: Tracked) -> None:
+        """Give a run its status; when a cell that was cut off ended, nobody knows."""
+        if one.end_ms is None:
+            self.client.update_run(run.info.run_id, status=one.status)
+        else:
+            self.client.set_terminated(run.info.run_id, status=one.status, end_time=one.end_ms)
+
+
+def _experiment(client: "MlflowClient", uri: str, store: Path) -> Any:
+    """Return the experiment, made where it is missing."""
+    place = (store / "mlflow-artifacts").resolve().as_uri()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        client.create_experiment(
+            EXPERIMENT,
+            artifact_location=None if is_server(uri) else place,
+            tags={
+                "mlflow.experiment.primaryMetric.name": f"final/{PRIMARY[0]}",
+                "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+            },
+        )
+        found = client.get_experiment_by_name(EXPERIMENT)
+        assert found is not None, "it was made just now"
+    if uri == default_uri(store) and found.artifact_location != place:
+        raise TrackError(
+            f"{store / 'mlflow.db'} is of a store that was at {found.artifact_location}. "
+            "Remove it: bench track sync makes it anew."
+        )
+    return found
 
 
 @contextmanager
-def _connected(uri: str) -> Iterator["MlflowClient"]:
+def _connected(uri: str, store: Path) -> Iterator["MlflowClient"]:
     """Yield a client; turn what MLflow and the layers below it raise into one `TrackError` line.
 
     Importing MLflow takes more than a second, so that is done here. The environment is set first:
-    MLflow reads it when it is imported, and would report its use over the network.
+    MLflow reads it when it is imported, and would report its use over the network, and try for
+    minutes to reach a server that is away.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from alembic.util.exc import CommandError
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -111,14 +324,34 @@ def _connected(uri: str) -> Iterator["MlflowClient"]:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces each table that it makes
     try:
-        _check_sqlite(uri)
-        yield MlflowClient(tracking_uri=uri)
+        with _alone(uri, store):
+            _check_sqlite(uri)
+            yield MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError) as error:
         cause = str(error).strip().splitlines()[0].partition(". ")[0]  # advice follows at length
         raise TrackError(
-            f"MLflow cannot use {uri} ({cause}). The store is complete without it: "
-            "mend or remove that database, give --track another address, or --track off."
+            f"MLflow cannot use {uri} ({cause}). The store is complete without it: mend or remove "
+            "that database, give --track another address, or --track off; then bench track sync."
         ) from error
+
+
+@contextmanager
+def _alone(uri: str, store: Path) -> Iterator[None]:
+    """Keep other processes out: two that create one SQLite database at once leave it unusable.
+
+    The door is beside the database, and for a server in the store.
+    """
+    file = _database(uri)
+    door = store / ".mlflow.lock" if file is None else file.with_name(f".{file.name}.lock")
+    with door.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _database(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def _check_sqlite(uri: str) -> None:
@@ -126,146 +359,22 @@ def _check_sqlite(uri: str) -> None:
 
     MLflow itself would try to open the file for a minute and a half.
     """
-    if uri.startswith("sqlite:///"):
-        file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if file := _database(uri):
         with closing(sqlite3.connect(file)) as database:
             database.execute("PRAGMA schema_version")
 
 
-def _runs(client: "MlflowClient", experiment: Any) -> Iterator["Run"]:
-    """Yield all runs of the experiment that are not deleted."""
+def _runs(client: "MlflowClient", experiment: Any, words: str) -> Iterator["Run"]:
+    """Yield the runs of the experiment that are not deleted and fit a filter, the oldest first."""
     token = None
     while True:
-        page = client.search_runs([experiment.experiment_id], page_token=token)
+        page = client.search_runs(
+            [experiment.experiment_id],
+            filter_string=words,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
         yield from page
         token = page.token
         if not token:
             return
-
-
-def _read_result(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return what a cell has left, and the sha256 of that file."""
-    file = folder / "result.json"
-    return read_json(file), hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _shows(run: "Run", digest: str) -> bool:
-    """Whether a run is whole and made from the result with this sha256."""
-    return run.info.status == "FINISHED" and run.data.tags.get(DIGEST_TAG) == digest
-
-
-def _write(
-    client: "MlflowClient", experiment_id: str, folder: Path, result: dict[str, Any], digest: str
-) -> None:
-    """Write the run of one finished cell; its status comes last and alone means whole."""
-    from mlflow.entities import Metric, Param
-
-    end_ms = int(datetime.fromisoformat(result["provenance"]["finished"]).timestamp() * 1000)
-    start_ms = end_ms - int(1000 * sum(stage["seconds"] for stage in result["stages"]))
-    run = client.create_run(
-        experiment_id,
-        start_time=start_ms,
-        run_name=_name(result["resolved"]),
-        tags={**_tags(result), DIGEST_TAG: digest},
-    )
-    params = [Param(key, value) for key, value in _params(result).items()]
-    client.log_batch(run.info.run_id, params=params)
-    points = [
-        *_curves(read_lines(folder / "progress.jsonl"), result["stages"], start_ms),
-        *_points("final", result["metrics"], end_ms, step=0),
-    ]
-    for first in range(0, len(points), POINTS_PER_CALL):
-        some = points[first : first + POINTS_PER_CALL]
-        client.log_batch(run.info.run_id, metrics=[Metric(*point) for point in some])
-    for name in ARTIFACTS:
-        if (folder / name).exists():
-            client.log_artifact(run.info.run_id, str(folder / name))
-    client.set_terminated(run.info.run_id, status="FINISHED", end_time=end_ms)
-
-
-def _name(resolved: dict[str, Any]) -> str:
-    """Return a run's name: `moco_v2_200ep · paf · disjoint-normal · s0`."""
-    protocol = resolved["protocol"]["name"]
-    tasks = "" if len(resolved["tasks"]) > 1 else f" · {resolved['tasks'][0]}"
-    return f"{resolved['zoo']} · {protocol} · {resolved['setting']}{tasks} · s{resolved['seed']}"
-
-
-def _params(result: dict[str, Any]) -> dict[str, str]:
-    """Return the values by which runs are compared: the same keys in every run, short values.
-
-    A stage that a protocol does not have counts 0 epochs at rate 0.
-    """
-    resolved = result["resolved"]
-    protocol = resolved["protocol"]
-    stages = {stage["name"]: stage for stage in protocol["stages"]}
-    params = {
-        "zoo": resolved["zoo"],
-        "protocol": protocol["name"],
-        "preset": protocol["preset"],
-        "setting": resolved["setting"],
-        "scheme": protocol["scheme"],
-        "heads": protocol["heads"],
-        "tasks": "+".join(resolved["tasks"]),
-        "seed": resolved["seed"],
-        "batch": protocol["optim"]["batch"],
-        "input_contract": protocol["input"]["contract"],
-        "stand_in": result["weights"]["stand_in"],
-    }
-    for name in STAGES:
-        stage = stages.get(name, {"epochs": 0, "lr": 0})
-        params |= {f"{name}_epochs": stage["epochs"], f"{name}_lr": stage["lr"]}
-    return {key: str(value) for key, value in params.items()}
-
-
-def _tags(result: dict[str, Any]) -> dict[str, str]:
-    """Return a run's tags: what identifies the cell, and where its numbers come from."""
-    resolved, weights, origin = result["resolved"], result["weights"], result["provenance"]
-    code = origin.get("code")
-    return {
-        CELL_TAG: result["key"],
-        "bench.group": f"{resolved['zoo']}-{resolved['protocol']['name']}",
-        "bench.state": "done",
-        "bench.weights_sha256": weights["sha256"],
-        **{f"bench.{name}": origin[name] for name in ("host", "device") if name in origin},
-        **({"mlflow.source.git.commit": code} if code else {}),
-        "mlflow.note.content": _note(result),
-    }
-
-
-def _note(result: dict[str, Any]) -> str:
-    """Return two lines of Markdown: the main scores, and what they were made of."""
-    metrics, weights = result["metrics"], result["weights"]
-    scores = [f"{name} {metrics[name]:.1f}" for name in PRIMARY if metrics.get(name) is not None]
-    stand_in = " (stand-in weights ‡: no statement about the real ones)"
-    made_of = weights["name"] + (stand_in if weights["stand_in"] else "")
-    return f"**{' · '.join(scores)}**  \ncell {result['key'][:8]}, {made_of}"
-
-
-def _curves(
-    lines: Iterable[dict[str, Any]], stages: Iterable[dict[str, Any]], start_ms: int
-) -> Iterator[Point]:
-    """Yield the training and validation curves; steps go on counting from stage to stage."""
-    before, steps = {}, 0
-    for stage in stages:
-        before[stage["name"]] = steps
-        steps += stage["steps"]
-    seconds = 0.0
-    for line in lines:
-        step = before[line["stage"]] + line["step"]
-        seconds += line.get("seconds", 0.0)
-        time_ms = start_ms + int(1000 * seconds)
-        if line["kind"] == "val":
-            yield from _points("val", line["metrics"], time_ms, step)
-        else:
-            values = {f"loss_{task}": loss for task, loss in line["losses"].items()}
-            values |= {"images_per_s": line["images_per_s"], "lr": line["lr"]}
-            yield from _points("train", values, time_ms, step)
-
-
-def _points(
-    group: str, values: dict[str, float | None], time_ms: int, step: int
-) -> Iterator[Point]:
-    """Yield the values that are numbers: MLflow would show infinity as 1.8e308."""
-    for name, value in values.items():
-        if value is not None and math.isfinite(value):
-            yield Point(f"{group}/{name}", value, time_ms, step)

@@ -9,6 +9,10 @@ from dataclasses import replace
 
 from protocols import known
 from protocols.stages import (
+    ADAPTERS,
+    PARTS,
+    Adapter,
+    FasterRCNNSizes,
     Input,
     LossWeights,
     MaskFormerSizes,
@@ -16,14 +20,15 @@ from protocols.stages import (
     Optim,
     Protocol,
     Pseudo,
+    SemanticFPNSizes,
     SparseRCNNSizes,
     Stage,
 )
 
-PROTOCOLS = ("pf", "paf")
+PROTOCOLS = ("pf", "paf", *ADAPTERS)
 PRESETS = ("paper", "demo", "tiny")
 SCHEMES = ("self-training", "zeroing")
-HEADS = ("transformer",)
+HEADS = ("transformer", "conv")
 
 _ADAPT = Stage(name="adapt", epochs=6, lr=2.5e-4, learns=("neck",))
 _FINETUNE = Stage(
@@ -88,19 +93,54 @@ _TINY = replace(
 
 _BY_PRESET = {"paper": _PAPER, "demo": _DEMO, "tiny": _TINY}
 
+# The convolutional heads (paper, appendix D.2) are torchvision's and detectron2's, at their sizes.
+_CONV = {
+    "paper": (
+        SemanticFPNSizes(width=128),
+        FasterRCNNSizes(anchors=(32, 64, 128, 256, 512), proposals=1000, samples=512, hidden=1024),
+    ),
+    "demo": (
+        SemanticFPNSizes(width=64),
+        FasterRCNNSizes(anchors=(8, 16, 32, 64, 128), proposals=200, samples=128, hidden=256),
+    ),
+    "tiny": (
+        SemanticFPNSizes(width=32),
+        FasterRCNNSizes(anchors=(8, 16, 32, 64, 128), proposals=50, samples=32, hidden=64),
+    ),
+}
 
-def protocol(name: str, preset: str = "paper") -> Protocol:
-    """Return the protocol `pf` or `paf` with the values of a preset.
+# The paper's sizes; few vectors and layers where few steps have to do.
+_ADAPTER = {
+    "paper": Adapter(name="lv"),
+    "demo": Adapter(name="lv", dropout=0.0),
+    "tiny": Adapter(name="lv", vectors=4, layers=1),
+}
 
-    `pf` spends all of `paf`'s epochs on its one stage, finetune.
+
+def protocol(name: str, preset: str = "paper", heads: str = "transformer") -> Protocol:
+    """Return the protocol of this name with the values of a preset, and one kind of heads.
+
+    `pf` spends all of `paf`'s epochs on its one stage, finetune; those with an adapter spend one of
+    them on adapt, where it learns beside the neck (paper section 5.3).
     """
     known("preset", preset, PRESETS)
     known("protocol", name, PROTOCOLS)
+    known("heads", heads, HEADS)
     paf = _BY_PRESET[preset]
+    if heads == "conv":
+        seg, det = _CONV[preset]
+        paf = replace(paf, heads=heads, model=replace(paf.model, seg=seg, det=det))
     if name == "paf":
         return paf
-    epochs = sum(stage.epochs for stage in paf.stages)
-    return replace(paf, name="pf", stages=(replace(paf.stages[-1], epochs=epochs),))
+    adapt, finetune = paf.stages
+    epochs = adapt.epochs + finetune.epochs
+    if name == "pf":
+        return replace(paf, name="pf", stages=(replace(finetune, epochs=epochs),))
+    stages = (
+        replace(adapt, epochs=1, learns=(*adapt.learns, "adapter")),
+        replace(finetune, epochs=epochs - 1, learns=PARTS),
+    )
+    return replace(paf, name=name, stages=stages, adapter=replace(_ADAPTER[preset], name=name))
 
 
 def teacher(student: Protocol) -> Protocol:
@@ -114,4 +154,5 @@ def teacher(student: Protocol) -> Protocol:
         stages=protocol("pf", student.preset).stages,
         scheme="zeroing",
         pseudo=_PAPER.pseudo,
+        adapter=None,
     )

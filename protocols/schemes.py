@@ -38,6 +38,14 @@ class Zeroing:
         """Return the number of steps after which `epoch` epochs (from 1) are complete."""
         return steps(len(self.frames), epoch, self.batch)
 
+    def epoch_after(self, step: int) -> int:
+        """Return how many epochs are complete after `step` steps."""
+        return min(step * self.batch // len(self.frames), self.epochs)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return whether the last of `step` steps completed an epoch."""
+        return step == self.epoch_end(self.epoch_after(step))
+
     def batch_at(self, step: int) -> list[str]:
         """Return the names of the frames in step `step` (from 0)."""
         size = len(self.frames)

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 from protocols import check, known
 
-PARTS = ("backbone", "neck", "heads")
+PARTS = ("backbone", "neck", "adapter", "heads")
+ADAPTERS = ("lv", "prompt", "v2l")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +98,85 @@ class SparseRCNNSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SemanticFPNSizes:
+    """Sizes of a Semantic-FPN head (detectron2's `SemSegFPNHead`)."""
+
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRCNNSizes:
+    """Sizes of a Faster R-CNN head (torchvision's defaults).
+
+    `anchors` are sides in pixels of the network's input, for P2 to P6. Of an image `proposals`
+    regions are kept, in training twice as many, and `samples` of those learned from.
+    """
+
+    anchors: tuple[int, ...]
+    proposals: int
+    samples: int
+    hidden: int
+
+    def __post_init__(self) -> None:
+        sides = self.anchors
+        right = len(sides) == 5 and min(sides) > 0
+        check(right, "model.det.anchors", sides, "five sizes, as in 32,64,128,256,512")
+
+
+HEAD_SIZES = {
+    "transformer": (MaskFormerSizes, SparseRCNNSizes),
+    "conv": (SemanticFPNSizes, FasterRCNNSizes),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Sizes of everything between the pixels and the predictions."""
 
     trunk: Literal["full", "tiny"]  # the ResNet-50, or the leading slices of it
     channels: int  # of P2..P5
-    seg: MaskFormerSizes
-    det: SparseRCNNSizes
+    seg: MaskFormerSizes | SemanticFPNSizes
+    det: SparseRCNNSizes | FasterRCNNSizes
     # Pixels without a label: left out, or negatives as in facebookresearch/MaskFormer.
     mask_ignore: Literal["valid", "maskformer"] = "valid"
 
     def __post_init__(self) -> None:
         known("model.trunk", self.trunk, ("full", "tiny"))
         known("model.mask_ignore", self.mask_ignore, ("valid", "maskformer"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What puts another P5 between neck and heads, with CLIP's text encoder (paper section 4.2).
+
+    "lv" is the LV-Adapter, "prompt" and "v2l" the other rows of Table 4. `text` names the
+    checkpoint whose text encoder it is, or "own": the cell's. Each task learns `vectors` vectors
+    that stand before its class names; those of `driv` are said as `driv_names`. The decoder has
+    `layers` layers of `heads` heads.
+    """
+
+    name: Literal["lv", "prompt", "v2l"]
+    text: str = "own"
+    vectors: int = 16
+    layers: int = 3
+    heads: int = 4
+    dropout: float = 0.1
+    driv_names: tuple[str, ...] = (
+        "directly drivable area",
+        "alternatively drivable area",
+        "background",
+    )
+
+    def __post_init__(self) -> None:
+        known("adapter", self.name, ADAPTERS)
+        check(bool(self.text), "adapter.text", self.text, "a checkpoint's name, or own")
+        check(1 <= self.vectors <= 50, "adapter.vectors", self.vectors, "from 1 to 50")
+        check(self.layers >= 1, "adapter.layers", self.layers, "1 or more")
+        check(self.heads >= 1, "adapter.heads", self.heads, "1 or more")
+        check(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "from 0 to below 1")
+        names = self.driv_names
+        right = len(names) == 3 and all(names)
+        check(right, "adapter.driv_names", names, "three names: direct, alternative, background")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +190,24 @@ class LossWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW over all that learns, and the norm to which the whole gradient is clipped."""
+    """AdamW over all that learns, and the norm to which the whole gradient is clipped.
+
+    A step's `batch` images go through the network in `accumulate` parts, where memory is short:
+    BatchNorm sees one part at a time, and losses are averaged over the parts. With precision "bf16"
+    the network computes under autocast; losses, matching and all scores stay fp32.
+    """
 
     batch: int
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        known("optim.precision", self.precision, ("fp32", "bf16"))
         check(self.batch >= 1, "optim.batch", self.batch, "1 or more")
+        parts, fits = self.accumulate, self.accumulate >= 1 and self.batch % self.accumulate == 0
+        check(fits, "optim.accumulate", parts, f"a divisor of the batch, {self.batch}")
         decay, clip = self.weight_decay, self.clip_norm
         check(0 <= decay < math.inf, "optim.weight_decay", decay, "0 or more")
         check(0 < clip < math.inf, "optim.clip_norm", clip, "a positive number")
@@ -141,8 +218,9 @@ class Pseudo:
     """What makes pseudo labels (paper section 3.2): the teachers, and what of theirs is kept.
 
     A box counts from a score of `det_score` on, a pixel from `seg_score` on and is ignored below.
-    A segmentation's score is MaskFormer's own, which is the sum over the queries of two
-    probabilities' product. Teachers start from the checkpoint `teacher`; all students share them.
+    A segmentation's score is its head's own: a probability, or with MaskFormer the sum over the
+    queries of two probabilities' product. Teachers start from the checkpoint `teacher`; all
+    students share them.
     """
 
     det_score: float = 0.5
@@ -173,12 +251,23 @@ class Protocol:
     proportional_split: bool  # a data set too small for the setting keeps its proportions
     split_seed: int = 0
     val_every: int = 0  # epochs between validations within a stage, for curves; 0 for none
+    adapter: Adapter | None = None
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            right = self.adapter is not None or "adapter" not in stage.learns
+            where = f"stages.{stage.name}.learns"
+            check(right, where, stage.learns, f"without adapter: {self.name} has none")
+        if self.adapter is not None:
+            heads, channels = self.adapter.heads, self.model.channels
+            check(channels % heads == 0, "adapter.heads", heads, f"a divisor of {channels}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Return the protocol that `dataclasses.asdict` (and JSON) made these values of."""
         model = values["model"]
-        seg, det = MaskFormerSizes(**model["seg"]), SparseRCNNSizes(**model["det"])
+        of_seg, of_det = HEAD_SIZES[values["heads"]]
+        seg, det = of_seg(**model["seg"]), of_det(**_tuples(model["det"]))
         groups = {
             "stages": tuple(Stage(**_tuples(stage)) for stage in values["stages"]),
             "input": Input(**_tuples(values["input"])),
@@ -186,6 +275,7 @@ class Protocol:
             "loss": LossWeights(**values["loss"]),
             "optim": Optim(**values["optim"]),
             "pseudo": Pseudo(**values["pseudo"]),
+            "adapter": Adapter(**_tuples(adapter)) if (adapter := values.get("adapter")) else None,
         }
         return cls(**{**values, **groups})
 

@@ -34,7 +34,14 @@ FAMILIES = {
     "vision-language": "Vision-language",
     "own": "Own",
 }
-PROTOCOLS = {"pf": "pretrain-finetune", "paf": "pretrain-adapt-finetune"}
+PROTOCOLS = {
+    "pf": "pretrain-finetune",
+    "paf": "pretrain-adapt-finetune",
+    "lv": "paf with the LV-Adapter",
+    "prompt": "paf with score maps of prompts",
+    "v2l": "prompt with vision-to-language",
+}
+TABLE_2 = ("pf", "paf")
 
 MARKS = {"pending": "·", "running": "…", "failed": "✗", "na": "–"}
 ONE_SEED = "†"
@@ -116,8 +123,9 @@ def table2(
 ) -> Table:
     """Lay out the paper's Table 2: every checkpoint under both protocols, grouped by family.
 
-    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune; a protocol without
-    any cell is pending. `references` are further rows, by name: metric to value.
+    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and one for each
+    other protocol in the results; a protocol without any cell is pending. `references` are further
+    rows, by name: metric to value.
     """
     _check(results)
     causes: dict[str, int] = {}
@@ -125,7 +133,7 @@ def table2(
         _row(cells, protocol, causes)
         for family in FAMILIES
         for _, cells in results[results["family"] == family].groupby("zoo", sort=False)
-        for protocol in PROTOCOLS
+        for protocol in _shown(results)
     ]
     ranked = _rank(rows)
     below = tuple(_reference(name, values) for name, values in (references or {}).items())
@@ -200,6 +208,13 @@ def _check_known(results: "DataFrame", column: str, known: Iterable[str]) -> Non
         raise ReportError(
             f"Table 2 has no {column} {_listed(unknown)}. It shows: {', '.join(known)}."
         )
+
+
+def _shown(results: "DataFrame") -> list[str]:
+    """The protocols that have rows: the table's two, unless there are others only."""
+    there = set(results["protocol"])
+    own = TABLE_2 if there & set(TABLE_2) else ()
+    return [name for name in PROTOCOLS if name in own or name in there]
 
 
 def _superscript(number: int) -> str:
@@ -296,6 +311,7 @@ def _printed(entry: Entry) -> float:
 def _notes(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:
     """Explain what the table uses, and nothing else."""
     entries = [entry for row in rows for entry in row.entries]
+    shown = {name for row in rows for name in row.header}
     seeds = sorted({entry.n for entry in entries if entry.n > 1})
     span = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else ""
     marks = {mark for entry in entries for mark in entry.mark}
@@ -308,7 +324,7 @@ def _notes(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:
     }
     failed = MARKS["failed"]
     return (
-        "; ".join(f"{name} {meaning}" for name, meaning in PROTOCOLS.items()),
+        "; ".join(f"{name} {PROTOCOLS[name]}" for name in PROTOCOLS if name in shown),
         *([f"± sample standard deviation over {span} seeds"] if seeds else []),
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
         *(f"{failed}{_superscript(number)} failed: {cause}" for cause, number in causes.items()),

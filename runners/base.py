@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+POLL_S = 0.1  # between two looks at what runs, and at whether another item is ready
+
 
 class RunnerError(ValueError):
     """Raised when a runner is asked for something that it cannot do."""
@@ -25,16 +27,34 @@ class Outcome:
     log: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """An item given to a worker, which is a process or a SLURM job with this id and this log."""
+
+    item: str
+    id: str
+    log: Path
+
+
 class Runner(Protocol):
     """Something that can run a function on items.
 
-    What the function returns is dropped: a function leaves its results on disk. Closing the
-    iterator, or an exception such as KeyboardInterrupt inside it, ends what still runs.
+    Items are taken as there is room for them; None among them says that the next is not ready yet:
+    it is asked for again a little later. `started` is told of every worker. What the function
+    returns is dropped: a function leaves its results on disk. Closing the iterator, or an exception
+    such as KeyboardInterrupt inside it, ends what still runs.
     """
 
     def run(
-        self, function: Callable[[str], object], items: Iterable[str]
+        self,
+        function: Callable[[str], object],
+        items: Iterable[str | None],
+        started: Callable[[Started], None] = ...,
     ) -> Generator[Outcome, None, None]: ...
+
+
+def nothing(started: Started) -> None:
+    """Take no notice."""
 
 
 def last_words(traceback: str) -> str:

@@ -1,13 +1,9 @@
-"""The items through submitit: as processes of this machine, or as a SLURM array.
-
-Progress never lives in what is submitted: `Resumable` holds a function and the name of an item,
-and the function finds its own state on disk. That holds when a node dies or an administrator
-requeues a job, neither of which lets the job say goodbye.
-"""
+"""The items through submitit: as processes of this machine; and what SLURM would be handed."""
 
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 import shlex
@@ -16,54 +12,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import submitit
-from submitit.helpers import DelayedSubmission
 from submitit.slurm.slurm import _make_sbatch_string
 
-from runners.base import Outcome, RunnerError, last_words
+from runners.base import POLL_S, Outcome, RunnerError, Started, last_words, nothing
+from runners.resumable import LAUNCHER, STOP_S, Resumable
 
-POLL_S = 0.1
-STOP_S = 30  # for a worker that was asked to stop: one step of training and a save
 LOCAL_TIMEOUT_MIN = 30 * 24 * 60  # submitit kills local jobs after 2 minutes if nothing is said
 TAIL_LINES = 20
-
-
-@dataclass
-class Resumable:
-    """What is submitted: a function and one item.
-
-    submitit requeues after a time-out only an object that has `checkpoint`.
-    """
-
-    function: Callable[[str], object]
-    item: str
-    pid: int | None = field(default=None, init=False)
-
-    def __call__(self) -> None:
-        self.pid = os.getpid()
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-            # submitit swallows SIGTERM; on SLURM that is right, as USR2 follows it.
-            signal.signal(signal.SIGTERM, _like_ctrl_c)
-        self.function(self.item)
-
-    def checkpoint(self) -> DelayedSubmission | None:
-        """Hand back the same work; None (do not requeue) in a fork that inherited the handler."""
-        if self.pid not in (None, os.getpid()):
-            return None
-        return DelayedSubmission(Resumable(self.function, self.item))
-
-
-def _like_ctrl_c(signum: int, frame: FrameType | None) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    stop = handler if callable(handler) else signal.default_int_handler
-    stop(signal.SIGINT, frame)
+_END = object()
 
 
 class Local:
@@ -73,8 +35,9 @@ class Local:
     order; without any, what a worker sees of the GPUs is left as it is here. submitit's files
     and the workers' logs go into a new folder inside `folder` for every call of `run`.
 
-    A worker's Ctrl-C is SIGTERM: when `run` is left early, every worker gets one, has STOP_S
-    seconds to save and is then killed with its children. A second Ctrl-C kills at once.
+    A worker's Ctrl-C is SIGTERM: when `run` is left early, or this process is killed, every worker
+    gets one, has STOP_S seconds to save and is then killed with its children. A second Ctrl-C kills
+    at once.
     """
 
     def __init__(self, folder: Path, slots: int, threads: int, gpus: tuple[str, ...] = ()) -> None:
@@ -93,31 +56,37 @@ class Local:
         self.gpus = gpus
 
     def run(
-        self, function: Callable[[str], object], items: Iterable[str]
+        self,
+        function: Callable[[str], object],
+        items: Iterable[str | None],
+        started: Callable[[Started], None] = nothing,
     ) -> Generator[Outcome, None, None]:
         """Yield outcomes as the workers end, not in the order of the items."""
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=self.folder))
-        waiting = deque(enumerate(items))
-        running: dict[int, Job] = {}
+        waiting, running = iter(items), dict[int, Job]()
+        numbers, more = itertools.count(), True
         try:
-            while waiting or running:
+            while more or running:
                 over = [slot for slot, job in running.items() if job.done()]
                 outcomes = [running.pop(slot).outcome() for slot in over]
-                for slot in range(self.slots):
-                    if slot not in running and waiting:
-                        number, item = waiting.popleft()
-                        running[slot] = self._start(function, item, slot, folder / str(number))
+                for slot in [slot for slot in range(self.slots) if slot not in running]:
+                    item = next(waiting, _END) if more else None
+                    more = more and item is not _END
+                    if not isinstance(item, str):
+                        break
+                    home = folder / str(next(numbers))
+                    running[slot] = job = self._start(function, item, slot, home)
+                    started(Started(item=item, id=str(job.pid), log=job.log))
                 yield from outcomes
                 if not outcomes:
                     time.sleep(POLL_S)
         finally:
             _stop(list(running.values()))
 
-    def _start(
-        self, function: Callable[[str], object], item: str, slot: int, folder: Path
-    ) -> "Job":
-        executor = _SlotExecutor(folder, self._environment(slot))
+    def _start(self, function: Callable[[str], object], item: str, slot: int, home: Path) -> "Job":
+        told = {**self._environment(slot), LAUNCHER: str(os.getpid())}
+        executor = _SlotExecutor(home, told)
         executor.update_parameters(timeout_min=LOCAL_TIMEOUT_MIN)
         return Job(item, executor.submit(Resumable(function, item)))
 
@@ -143,13 +112,18 @@ class Job:
         """The process that watches the worker; also the process group of both."""
         return int(self.submitted.job_id)
 
+    @property
+    def log(self) -> Path:
+        """What the worker prints."""
+        return self.submitted.paths.stdout
+
     def done(self) -> bool:
         return self.submitted.done()
 
     def outcome(self) -> Outcome:
         """Say how the item ended; only when `done`."""
         self.kill()  # what the worker may have left behind
-        log = self.submitted.paths.stdout
+        log = self.log
         if not self.submitted.paths.result_pickle.exists():
             return Outcome(item=self.item, error=_death(log), traceback=_tail(log), log=log)
         failure = self.submitted.exception()
@@ -182,6 +156,12 @@ def _stop(jobs: list[Job]) -> None:
             job.kill()
 
 
+def last_line(log: Path) -> str:
+    """Return the last thing that a worker's log says, or that it was killed for its memory."""
+    lines = [line for line in _tail(log).splitlines() if line.strip()] or ["(nothing)"]
+    return next((line for line in lines if re.search("oom.kill", line, re.I)), lines[-1])
+
+
 def _tail(log: Path) -> str:
     if not log.exists():
         return ""
@@ -189,8 +169,9 @@ def _tail(log: Path) -> str:
 
 
 def _death(log: Path) -> str:
-    lines = _tail(log).splitlines() or ["(nothing)"]
-    return f"The worker died without a word (killed? out of memory?); its log ends: {lines[-1]}"
+    return (
+        f"The worker died without a word (killed? out of memory?); its log ends: {last_line(log)}"
+    )
 
 
 def _between_fences(failure: str) -> str:
@@ -264,6 +245,20 @@ class SlurmOptions:
                 values[name] = _typed(name, value)
         return cls(**values)  # pyright: ignore[reportArgumentType]: _typed checks by field
 
+    def times(self, ranks: int) -> "SlurmOptions":
+        """Return what jobs ask for in which so many processes share one item."""
+        memory = None if self.mem_gb is None else ranks * self.mem_gb
+        cpus, gpus = ranks * self.cpus_per_task, ranks * self.gpus_per_node
+        return dataclasses.replace(self, cpus_per_task=cpus, gpus_per_node=gpus, mem_gb=memory)
+
+    def words(self) -> str:
+        """Return in a few words what each job gets."""
+        hours, minutes = divmod(self.time_min, 60)
+        where = f" in {self.partition}" if self.partition else ""
+        return (
+            f"{self.parallel} at once{where}, {self.gpus_per_node} GPU, {hours}:{minutes:02} h each"
+        )
+
 
 def sbatch_text(
     folder: Path, options: SlurmOptions, count: int, python: str = sys.executable
@@ -274,14 +269,23 @@ def sbatch_text(
     sees. `python` is a shell command, so that it can also enter a container.
     """
     return _make_sbatch_string(
-        command=f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}",
+        command=f"{command(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}",
         folder=folder,
         map_count=count if count > 1 else None,  # submitit makes no array of one
-        **_submitit_parameters(options),
+        **submitit_parameters(options),
     )
 
 
-def _submitit_parameters(options: SlurmOptions) -> dict[str, Any]:
+def command(python: str = shlex.quote(sys.executable)) -> str:
+    """Return the shell command that starts Python in a job.
+
+    Python starts deaf to USR2: until submitit listens, a preemption would end the job for good.
+    """
+    return f'bash -c \'trap "" USR2; exec "$@"\' bash {python}'
+
+
+def submitit_parameters(options: SlurmOptions) -> dict[str, Any]:
+    """Return what these options are called in submitit."""
     return {
         "job_name": options.job_name,
         "partition": options.partition,
@@ -294,6 +298,11 @@ def _submitit_parameters(options: SlurmOptions) -> dict[str, Any]:
         "mem": None if options.mem_gb is None else f"{options.mem_gb}GB",
         "array_parallelism": options.parallel,
         "signal_delay_s": options.signal_delay_s,
+        "stderr_to_stdout": True,
+        "setup": [
+            'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',  # since 22.05 srun takes one else
+            'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"',
+        ],
         # Clusters may have requeueing off by default, and a time-out needs it.
         "additional_parameters": {"requeue": True},
     }

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 # Shapes and dtypes in the signatures of these modules are checked whenever a test calls them.
-install_import_hook(["bench.model", "bench.eval", "zoo.resnet50"], "beartype.beartype")
+CHECKED = ["bench.model", "bench.eval", "zoo.resnet50", "zoo.clip_text", "zoo.clip_pool"]
+install_import_hook(CHECKED, "beartype.beartype")
 
 settings.register_profile("here", deadline=None, derandomize=True)
 settings.load_profile("here")
@@ -22,6 +23,7 @@ REQUIRED = {
     "../shared/data is not here": "REQUIRE_SHARED",
     "pdflatex is not installed": "REQUIRE_TEX",
     "the parity environment is not here": "REQUIRE_PARITY",
+    "SLURM is not installed": "REQUIRE_SLURM",
 }
 
 

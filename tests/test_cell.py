@@ -29,6 +29,18 @@ def test_other_epochs_show_in_the_protocols_name():
     assert short.address == "moco_v2_200ep-paf1+35-disjoint-normal-self-training-s0"
 
 
+def test_other_heads_show_in_the_address_and_bring_their_own_sizes():
+    conv = one(heads="conv", preset="demo")
+    assert conv.address == "moco_v2_200ep-paf-disjoint-normal-self-training-conv-s0-demo"
+    assert key(conv) != key(one(preset="demo"))
+    assert type(conv).from_resolved(json.loads(json.dumps(conv.resolved()))) == conv
+    anchors = one(heads="conv", overrides=("model.det.anchors=16,32,64,128,256",))
+    assert anchors.protocol.model.det.anchors == (16, 32, 64, 128, 256)
+    assert len(anchors.address) == len(one(heads="conv").address) + 7
+    with pytest.raises(ProtocolError, match="there is no 'queries'"):
+        one(heads="conv", overrides=("model.seg.queries=7",))
+
+
 def test_any_other_value_adds_a_short_hash():
     plain, hot, hotter = (
         one(overrides=rate).address

@@ -110,6 +110,7 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
         assert left == {
             "attempts.jsonl",
             "cell.json",
+            "job.json",
             "load_report.json",
             "model.safetensors",
             "preds",
@@ -148,9 +149,11 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     experiment = client.get_experiment_by_name("lv-adapter-bench")
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.tags["bench.cell_id"] for run in runs) == sorted(
+    tags = [run.data.tags for run in runs]
+    assert sorted(one["bench.cell_id"] for one in tags if "bench.cell_id" in one) == sorted(
         cell["key"] for cell in planned
     )
+    assert len([one for one in tags if "bench.invocation_id" in one]) == 2  # what was asked for
 
 
 def test_a_failed_cell_stops_no_other_and_is_tried_again(say, streets, new_store):
@@ -183,6 +186,13 @@ def test_the_sbatch_script_is_for_what_is_still_to_run(say, streets, new_store):
     assert code == 0
     assert "#SBATCH --array=0-3" in out
     assert "#SBATCH --partition=gpu" in out
+    assert out.count("#!/bin/bash") == 1
+    code, out, err = say("plan", *GRID, *where, "--show-sbatch")
+    first, labels, students = out.split("#!/bin/bash")[1:]
+    assert "#SBATCH --array=0-2" in first
+    assert "# 1 to run, after supervised_tv_v1 pf sem s0, " in first
+    assert "#SBATCH --array" not in labels
+    assert "#SBATCH --array=0-3" in students
     code, out, err = say("plan", *ZEROING, *where, "--show-sbatch", "--slurm", "partitoin=gpu")
     assert code == 2
     assert "Did you mean 'partition'" in err
@@ -240,7 +250,10 @@ def test_a_failed_teacher_ends_its_students_and_no_other_cell(say, streets, new_
     code, out, _ = say(*words)
     assert code == 1
     assert out.count("failed: ZooError") == 3
-    assert out.count("not run, its teachers or their labels are missing") == 2
+    # The labels, and both students.
+    assert len(re.findall(r"^\[\d/6\] .*: failed: Needs ", out, re.MULTILINE)) == 3
+    cells = json.loads(say("status", "--store", store, "--json")[1])["cells"]
+    assert {cell["state"] for cell in cells} == {"failed"}
 
 
 def test_report_follows_its_selectors_and_the_newest_result(say, streets, new_store):
@@ -282,7 +295,7 @@ def test_drivable_masks_of_2018_are_refused(say, tree):
 def test_a_worker_that_is_killed_fails_its_cell_and_says_so(say, streets, new_store, monkeypatch):
     store = new_store()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("bench.run.run_cell", killed.kill_me)
+    monkeypatch.setattr("bench.sweep.work", killed.kill_me)
     words = ("run", *ZEROING, "--data", streets, "--stand-ins", "--store", store, "--track", "off")
     code, out, _ = say(*words, "--jobs", "2")
     assert code == 1

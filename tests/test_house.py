@@ -18,16 +18,28 @@ FOLDERS = ("bench", "zoo", "protocols", "runners", "reports")
 
 # Inside bench, each layer imports only itself and the layers before it.
 LAYERS = (
-    ("bench.store", "bench.track", "bench.provenance"),
+    ("bench.dist",),
+    ("bench.store", "bench.failure", "bench.invocations", "bench.tracked", "bench.track"),
+    ("bench.provenance", "bench.train.stop"),
+    ("bench.reasons",),
     ("bench.data",),
     ("bench.model",),
     ("bench.eval",),
     ("bench.train",),
     ("bench.cell", "bench.grids"),
+    ("bench.weights",),
     ("bench.plan", "bench.status", "bench.results"),
-    ("bench.pseudo",),
-    ("bench.run", "bench.display"),
-    ("bench.launch", "bench.selectors", "bench.zoo_commands"),
+    ("bench.display", "bench.show"),
+    ("bench.tables", "bench.mirror"),
+    ("bench.pseudo", "bench.ranks"),
+    ("bench.run",),
+    ("bench.work",),
+    ("bench.sweep",),
+    ("bench.launch", "bench.selectors", "bench.config", "bench.zoo_commands", "bench.doctor"),
+    ("bench.worker", "bench.jobs", "bench.selftest"),
+    ("bench.reconcile",),
+    ("bench.retry",),
+    ("bench.store_commands",),
     ("bench.cli", "bench.__main__"),
 )
 

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import normalize
 from bench.cell import Cell
 from bench.grids import Request, cells
 from bench.model.build import build
-from bench.plan import weights_file
+from bench.weights import weights_file
 from tests.saying import refused, told
 from tests.zoo.examples import LIKE_IMAGENET, changed, moco_checkpoint, trunk
 from zoo.catalog import find, own_file
@@ -60,7 +60,8 @@ def test_a_training_checkpoint_runs_by_its_path_and_every_record_names_it(
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs'}/mlflow.db")
     experiment = client.get_experiment_by_name("lv-adapter-bench")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
+    (run,) = (run for run in runs if "bench.cell_id" in run.data.tags)
     kept = client.download_artifacts(run.info.run_id, "load_report.json", str(tmp_path))
     assert json.loads(Path(kept).read_text()) == report
 

@@ -14,7 +14,9 @@ from bench.grids import Request, cells, teachers
 from bench.plan import Place, plan, write_orders
 from bench.pseudo import fill_in, make_labels
 from bench.run import run_cell
-from bench.store import Store, read_json
+from bench.selftest import compare
+from bench.store import Store, read_json, read_lines, write_json
+from bench.train import stop
 
 TINY = {"preset": "tiny", "zoo": ("moco_v2", "clip"), "protocols": ("pf", "paf")}
 
@@ -118,32 +120,83 @@ def test_the_statistics_are_those_of_the_files(taught):
     assert statistics["det"]["boxes"] == len(coco["annotations"])
 
 
-def test_labels_made_in_two_goes_are_those_made_in_one(taught, monkeypatch):
+@pytest.fixture
+def again(taught):
+    """A folder for the same labels, not begun."""
+    home = taught[1]
+    folder = home.parent / "again"
+    folder.mkdir()
+    shutil.copy(home / "order.json", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def at_save(monkeypatch, name, number, act):
+    """Have the call of a saving function with this number (from 1) do something first."""
+    calls, function = iter(range(1, 1000)), getattr(bench.pseudo, name)
+
+    def counted(*args):
+        if next(calls) == number:
+            act()
+        return function(*args)
+
+    monkeypatch.setattr(bench.pseudo, name, counted)
+
+
+def pull_the_plug():
+    raise KeyboardInterrupt
+
+
+def test_labels_made_in_two_goes_are_those_made_in_one(taught, again, monkeypatch):
     _, home = taught
-    again = home.parent / "again"
-    again.mkdir()
-    shutil.copy(home / "order.json", again)
-    save, left = bench.pseudo._save_png, iter(range(5))
-
-    def save_or_stop(file, label):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        save(file, label)
-
     with monkeypatch.context() as patch:
-        patch.setattr(bench.pseudo, "_save_png", save_or_stop)
+        at_save(patch, "_save_png", 6, pull_the_plug)
         with pytest.raises(KeyboardInterrupt):
             make_labels(str(again))
     assert not (again / "statistics.json").exists()
     kept = {file: file.stat().st_mtime_ns for file in again.glob("sem/*.png")}
     make_labels(str(again))
-
-    def contents(folder):
-        names = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
-        return {str(name): (folder / name).read_bytes() for name in names}
-
-    assert contents(again) == contents(home)
+    assert compare(home, again) == []
     assert sum(file.stat().st_mtime_ns == time for file, time in kept.items()) >= 4
+    assert len(read_lines(again / "attempts.jsonl")) == 2
+
+
+def test_asked_to_stop_labels_stop_after_their_batch(taught, again, monkeypatch):
+    _, home = taught
+    with monkeypatch.context() as patch:
+        at_save(patch, "_save_png", 1, stop.ask)
+        with pytest.raises(stop.Stopped):
+            make_labels(str(again))
+    assert len(list(again.glob("sem/*.png"))) == 4
+    assert not (again / "error.txt").exists()
+    make_labels(str(again))
+    assert compare(home, again) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_labels_cut_off_while_their_records_are_written_are_complete_in_the_end(
+    taught, again, monkeypatch, number
+):
+    _, home = taught
+    shutil.copytree(home, again, dirs_exist_ok=True)
+    (again / "statistics.json").unlink()
+    (again / "det").mkdir()
+    coco = read_json(again / "det.json")
+    for image in coco["images"]:
+        write_json(again / "det" / f"{image['file_name'].removesuffix('.jpg')}.json", NO_BOXES)
+    at = {1: ("_write_coco", 1), 2: ("write_json", 2), 3: ("shutil", 0)}[number]
+    with monkeypatch.context() as patch:
+        if at[1]:
+            at_save(patch, *at, pull_the_plug)
+        else:
+            patch.setattr(bench.pseudo.shutil, "rmtree", lambda *args, **more: pull_the_plug())
+        with pytest.raises(KeyboardInterrupt):
+            make_labels(str(again))
+    make_labels(str(again))
+    assert compare(home, again) == []
+
+
+NO_BOXES = {"size_hw": [720, 1280], "boxes_xyxy": [], "classes": [], "scores": []}
 
 
 def test_ground_truth_always_wins_over_pseudo_labels(taught, streets):

@@ -20,6 +20,7 @@ from bench.store import (
     read_json,
     read_lines,
     state,
+    whole,
     write_json,
     write_text,
 )
@@ -75,6 +76,24 @@ def test_a_lock_that_stopped_beating_is_nobodys_even_where_its_number_is_in_use_
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.parametrize("after", [lambda lock: lock.write_text("{}"), lambda lock: lock.unlink()])
+def test_a_holder_that_stood_still_and_was_relieved_ends_and_leaves_the_lock_alone(tmp_path, after):
+    code = (
+        "import sys, time; from pathlib import Path; from bench import store\n"
+        "store.BEAT_S = 0.05\n"
+        "with store.locked(Path(sys.argv[1])): time.sleep(60)"
+    )
+    lock = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as holder:
+        while not lock.exists():
+            time.sleep(0.01)
+        after(lock)
+        left = lock.exists()
+        assert b"another process took over" in holder.communicate()[0]
+    assert holder.returncode == 1
+    assert lock.exists() == left
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{'host"])
 def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
     (tmp_path / "lock").write_text(content)
@@ -109,6 +128,32 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         write_json(tmp_path / "a.json", {"new": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_holder_was_writing_goes_with_the_next_lock_and_what_others_write_stays(
+    tmp_path,
+):
+    home = tmp_path / "cell"
+    (home / "preds").mkdir(parents=True)
+    for name in (".state.pt.1.tmp", ".lock.1.tmp", "preds/.sem.npz.1.tmp", ".cell.json.1.tmp"):
+        (home / name).write_text("half")
+    with locked(home):
+        left = {str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()}
+    assert left == {"lock", ".cell.json.1.tmp"}
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_one_before(tmp_path):
+    file = tmp_path / "weights"
+    file.write_text("old")
+
+    def write_half():
+        with whole(file) as unfinished:
+            unfinished.write_text("ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_half()
+    assert (file.read_text(), os.listdir(tmp_path)) == ("old", ["weights"])
 
 
 def test_a_line_cut_short_by_a_kill_costs_that_line_alone(tmp_path):

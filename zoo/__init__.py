@@ -19,11 +19,14 @@ In reading order:
 - `canonical`   the one form that everything is stored in
 - `report`      what was loaded, and the scale of what it puts out
 - `load`        from a name or a file to the network
+- `clip_parts`  what CLIP's files hold beside the trunk, each part in a canonical file of its own
+- `clip_text`   CLIP's text encoder
+- `clip_pool`   CLIP's attention pool
 - `own`         a user's own files and their names
 - `inspection`  what a file is, in one record
 - `verify`      everything that can be checked again
 - `stand_in`    random weights in a published layout, for machines without the file
 - `store`       the folder of files, their identity and their conversion
 
-`catalog`, `files`, `fetch`, `manifests` and `store` can be imported without torch.
+`catalog`, `files`, `fetch`, `manifests`, `clip_parts` and `store` can be imported without torch.
 """

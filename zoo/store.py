@@ -83,7 +83,7 @@ class Zoo:
         """
         note = {"file": str(file.absolute())} | self.remembered(file) | facts
         path = self._note(file)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         part = path.with_name(f".{path.name}.{uuid4().hex}.part")
         part.write_text(json.dumps(note, indent=1) + "\n", "utf-8")
         os.replace(part, path)
@@ -140,7 +140,7 @@ class Zoo:
         digest = tensors_sha256(tensors)
         twins = [f"the same tensors as {other}" for other in self.same_as(source, digest)]
         path = self._canonical_path(checkpoint, _identity(digest, checkpoint))
-        _make_folder(path.parent)
+        make_folder(path.parent)
         write(path, tensors, replace(record, warnings=tuple(twins)))
         known = self.remembered(source).get("tensors", {})
         self.remember(source, before | {"tensors": known | {checkpoint.prefix: digest}})
@@ -155,7 +155,7 @@ class Zoo:
         from zoo.canonical import convert, write
         from zoo.stand_in import write_stand_in
 
-        _make_folder(path.parent)
+        make_folder(path.parent)
         with TemporaryDirectory(dir=path.parent, prefix=f".{checkpoint.short}-") as scratch:
             published = Path(scratch) / checkpoint.file
             write_stand_in(checkpoint, published)
@@ -181,7 +181,8 @@ def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder that is there to be written in; ZooError if that cannot be had."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from bench import dist
 from bench.data.bdd100k import Frame
 from bench.data.classes import TASKS
 from bench.data.sample import Batch, Sample, collate, decode
@@ -31,18 +32,28 @@ def training_batches(
     sizes: Input,
     *,
     start: int,
-) -> Iterator[Batch]:
-    """Yield the batches of steps `start`, `start + 1`, … of an order, with all labels there are."""
+    parts: int = 1,
+) -> Iterator[tuple[Batch, ...]]:
+    """Yield the batches of steps `start`, `start + 1`, … of an order, with all labels there are.
+
+    Each comes in so many equal parts, and of each part what is this rank's.
+    """
 
     def sample(step: int, position: int, name: str) -> Sample:
         short = random.Random(f"{order.seed}/{step}/{position}").choice(sizes.train_short)
         size_hw = fit(frames[name].size_hw, short, sizes.max_long)
         return resize(decode(frames[name], TASKS), size_hw)
 
-    steps = range(start, order.steps)
-    work = ([(step, i, n) for i, n in enumerate(order.batch_at(step))] for step in steps)
-    for samples in _ahead(work, sample):
-        yield collate(samples, sizes.pad_to)
+    each = order.batch // parts // dist.size()
+    firsts = range(dist.rank() * each, order.batch, dist.size() * each)
+    work = (
+        [(step, first + i, name) for i, name in enumerate(names[first : first + each])]
+        for step in range(start, order.steps)
+        for names in (order.batch_at(step),)
+        for first in firsts
+    )
+    batches = (collate(samples, sizes.pad_to) for samples in _ahead(work, sample))
+    yield from zip(*[batches] * parts, strict=True)
 
 
 def test_batches(

@@ -1,18 +1,21 @@
 """A trained model scored on the validation frames, each task on the frames that carry its label.
 
 Predictions are brought to the size in which a frame is stored and compared there. What is kept for
-each image (its confusion matrix, its detections) is enough to compute every score again.
+each image (its confusion matrix, its detections) is enough to compute every score again, and to go
+on with an evaluation that was cut off.
 """
 
-import os
+import hashlib
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +27,8 @@ from bench.eval.confusion import best_constant, driv_metrics, sem_metrics
 from bench.eval.detection import Detections, Truth, det_metrics
 from bench.eval.segmentation import confusion
 from bench.model.multitask import MultiTask
+from bench.store import whole
+from bench.train import stop
 from protocols.stages import Input
 
 SEG_METRICS = {"sem": sem_metrics, "driv": driv_metrics}
@@ -56,30 +61,76 @@ class Evaluation:
             scores |= best_constant(np.sum(list(matrices.values()), axis=0), SEG_METRICS[task])[1]
         return scores
 
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return what was found as arrays: names and confusions, or boxes by image, by task."""
+        arrays = {
+            task: {
+                "names": np.array(list(matrices), dtype=np.str_),
+                "confusions": np.array(list(matrices.values()), dtype=np.int32),
+            }
+            for task, matrices in self.confusions.items()
+        }
+        if not self.detections:
+            return arrays
+        fields = ("boxes_xyxy", "classes", "scores")
+        arrays["det"] = {
+            "names": np.array([found.name for found in self.detections], dtype=np.str_),
+            "count": np.array([len(found.scores) for found in self.detections]),
+            **{f: np.concatenate([getattr(found, f) for found in self.detections]) for f in fields},
+        }
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> "Evaluation":
+        """Return what `arrays` was made of, without the ground truth of boxes."""
+        found = cls({})
+        for task, columns in arrays.items():
+            names = columns["names"].tolist()
+            if task != "det":
+                matrices = columns["confusions"].astype(np.int64)
+                found.confusions[task] = dict(zip(names, matrices, strict=True))
+                continue
+            bounds = pairwise([0, *np.cumsum(columns["count"]).tolist()])
+            found.detections = [
+                Detections(
+                    name=name,
+                    boxes_xyxy=columns["boxes_xyxy"][first:last],
+                    classes=columns["classes"][first:last],
+                    scores=columns["scores"][first:last],
+                )
+                for name, (first, last) in zip(names, bounds, strict=True)
+            ]
+        return found
+
     def save(self, folder: Path) -> None:
         """Write `sem.npz`, `driv.npz` (names, confusions) and `det.npz` (boxes by image)."""
         folder.mkdir(exist_ok=True)
-        for task, matrices in self.confusions.items():
-            stacked = np.stack(list(matrices.values())).astype(np.int32)
-            _save(folder / f"{task}.npz", names=list(matrices), confusions=stacked)
-        if self.truth:
-            _save(
-                folder / "det.npz",
-                names=[found.name for found in self.detections],
-                count=[len(found.scores) for found in self.detections],
-                boxes_xyxy=np.concatenate([found.boxes_xyxy for found in self.detections]),
-                classes=np.concatenate([found.classes for found in self.detections]),
-                scores=np.concatenate([found.scores for found in self.detections]),
-            )
+        for task, columns in self.arrays().items():
+            with whole(folder / f"{task}.npz") as unfinished, unfinished.open("wb") as stream:
+                np.savez_compressed(stream, allow_pickle=False, **columns)
 
 
-def evaluate(model: MultiTask, frames: Iterable[Frame], sizes: Input, batch: int) -> Evaluation:
-    """Score the model on every frame that carries a label of one of its tasks."""
+def evaluate(
+    model: MultiTask,
+    frames: Iterable[Frame],
+    sizes: Input,
+    batch: int,
+    kept: Path | None = None,
+) -> Evaluation:
+    """Score the model on every frame that carries a label of one of its tasks.
+
+    What is found is saved to the file `kept` every few minutes, at the end, and when the run is
+    asked to stop, which raises `Stopped`. Frames that are scored there already, with the same
+    weights, are not scored again: a validation after the last step is the final evaluation.
+    """
     tasks = tuple(model.heads)
     scored = [frame for frame in frames if set(tasks) & set(frame.tasks())]
-    found = Evaluation({task: {} for task in tasks if task != "det"})
     wanted = {frame.name: frame.tasks() for frame in scored}
-    for stored, outputs in predict(model, scored, wanted, sizes, batch, labels=tasks):
+    weights = _digest(model) if kept else ""
+    found, start = _taken_up(kept, weights, tasks)
+    clock = stop.Clock()
+    predictions = predict(model, scored[start:], wanted, sizes, batch, labels=tasks)
+    for done, (stored, outputs) in enumerate(predictions, start + 1):
         for task, output in outputs.items():
             if isinstance(output, Detections):
                 found.detections.append(output)
@@ -87,6 +138,12 @@ def evaluate(model: MultiTask, frames: Iterable[Frame], sizes: Input, batch: int
                 label = getattr(stored, task).to(output.device)
                 counts = confusion(output.argmax(0), label, len(CLASSES[task]))
                 found.confusions[task][stored.name] = counts.cpu().numpy()
+        if kept and done % batch == 0 and clock.due():  # a batch is padded to its largest frame
+            _keep(found, kept, weights, done)
+            clock.saved()
+            stop.check()
+    if kept and start < len(scored):
+        _keep(found, kept, weights, len(scored))
     if "det" in tasks:
         found.truth = [
             Truth(name=f.name, boxes_xyxy=b.boxes_xyxy, classes=b.classes, crowd=b.crowd)
@@ -157,8 +214,41 @@ def _boxes_as_stored(
     )
 
 
-def _save(file: Path, **arrays: ArrayLike) -> None:
-    unfinished = file.with_suffix(".tmp")
-    with unfinished.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
-    os.replace(unfinished, file)
+def _digest(model: MultiTask) -> str:
+    """Return the SHA-256 of all weights and statistics, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _keep(found: Evaluation, kept: Path, weights: str, done: int) -> None:
+    """Write what was found on the first `done` frames with these weights."""
+    named = {
+        f"{task}.{name}": column
+        for task, columns in found.arrays().items()
+        for name, column in columns.items()
+    }
+    with whole(kept) as unfinished, unfinished.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, weights=weights, done=done, **named)
+
+
+def _taken_up(kept: Path | None, weights: str, tasks: tuple[str, ...]) -> tuple[Evaluation, int]:
+    """Return what `_keep` wrote, and on how many frames; nothing where the weights are others."""
+    nothing = Evaluation({task: {} for task in tasks if task != "det"}), 0
+    if kept is None or not kept.exists():
+        return nothing
+    try:
+        with kept.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            columns = dict(file.items())
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, KeyError) as error:
+        print(f"{kept.name} is damaged ({type(error).__name__}): scoring starts again.")
+        return nothing
+    if str(columns.pop("weights")) != weights:
+        return nothing
+    done, by_task = int(columns.pop("done")), {}
+    for name, column in columns.items():
+        task, _, field_name = name.partition(".")
+        by_task.setdefault(task, {})[field_name] = column
+    return Evaluation.from_arrays(by_task), done

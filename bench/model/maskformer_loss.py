@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from bench import dist
 from bench.data.classes import IGNORE
 from bench.model.focal import focal, focal_either_way
 from bench.model.matching import Pairs, match
@@ -68,7 +69,7 @@ class MaskFormerLoss:
             logits, masks = outputs["logits"].float(), outputs["masks"].float()
             present = _present(labels, classes=logits.shape[-1] - 1) & usable[:, None]
             pairs = match(self.cost(logits, masks, labels), present)
-            count = present.sum().clamp(min=1)
+            count = dist.over_all(present.sum()).clamp(min=1)
             focal_loss, dice_loss = self._mask_terms(pairs.pick(masks), labels, pairs)
             return {
                 "ce": self._class_term(logits, usable, pairs),
@@ -117,7 +118,7 @@ class MaskFormerLoss:
         targets[layers, pairs.images, pairs.predictions] = pairs.targets
         weights = torch.where(targets == no_object, self.no_object_weight, 1.0) * usable[:, None]
         losses = F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none")
-        total = weights.sum((1, 2))
+        total = dist.over_all(weights.sum((1, 2)))
         return (weights * losses).sum((1, 2)) / total.where(total > 0, 1.0)
 
     def _mask_terms(

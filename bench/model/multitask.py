@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from bench.data.sample import Batch
@@ -17,7 +17,9 @@ class MultiTask(nn.Module):
     """A ResNet-50, an FPN and the heads of the tasks, in parts that learn or stay as they are.
 
     `mean` and `std` are those of the checkpoint, for pixels in [0, 1]; with `bgr` it takes the
-    channels in that order, and they are given in it.
+    channels in that order, and they are given in it. An `adapter` puts another P5 in the place of
+    the neck's, with the help of the `text` encoder, which is no part that could learn. What the
+    backbone puts out beside C2 to C5 goes to the adapter.
     """
 
     def __init__(
@@ -29,10 +31,14 @@ class MultiTask(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         bgr: bool = False,
+        adapter: nn.Module | None = None,
+        text: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
+        self.adapter = adapter
+        self.text = text
         self.heads = nn.ModuleDict(heads)
         self.bgr = bgr
         self.scale: Tensor
@@ -44,7 +50,7 @@ class MultiTask(nn.Module):
         self.learns: frozenset[str] = frozenset()
 
     def learn(self, parts: tuple[str, ...]) -> list[nn.Parameter]:
-        """Let exactly these of backbone, neck and heads learn, and return their parameters.
+        """Let exactly these of backbone, neck, adapter and heads learn; return their parameters.
 
         A part that does not learn gets no gradients; a backbone that does not learn also keeps its
         BatchNorm statistics and builds no graph. The heads' dropout acts whenever the model trains.
@@ -63,20 +69,26 @@ class MultiTask(nn.Module):
         return self
 
     def forward(
-        self, images: UInt8[Tensor, "B 3 H W"], sizes_hw: Int[Tensor, "B 2"]
+        self,
+        images: UInt8[Tensor, "B 3 H W"],
+        sizes_hw: Int[Tensor, "B 2"],
+        boxes_xyxy: list[Float[Tensor, "_ 4"]] | None = None,
     ) -> dict[str, dict[str, Tensor]]:
         """Return each head's dict of outputs for uint8 RGB images padded to a multiple of 32.
 
-        `sizes_hw` are the sizes before padding. The padding is zero after normalisation, so that
-        it looks the same for every checkpoint.
+        `sizes_hw` are the sizes before padding; `boxes_xyxy`, given to learn, are the target boxes:
+        a detection head may have to know where to look. The padding is zero after normalisation, so
+        that it looks the same for every checkpoint.
         """
         ordered = images.flip(1) if self.bgr else images
         normalised = ordered * self.scale + self.shift
         normalised = normalised * _inside(images.shape[-2:], sizes_hw)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" in self.learns):
             maps = self.backbone(normalised)
-        pyramid = self.neck(maps)
-        boxes = {"sizes_hw": sizes_hw}
+        pyramid = self.neck(maps[:4])
+        if self.adapter is not None:
+            pyramid[-1] = self.adapter(pyramid[-1], self.text, *maps[4:])
+        boxes = {"sizes_hw": sizes_hw, "boxes_xyxy": boxes_xyxy}
         return {
             task: head(pyramid, **(boxes if task == "det" else {}))
             for task, head in self.heads.items()

@@ -128,9 +128,14 @@ class SparseRCNN(nn.Module):
         )
 
     def forward(
-        self, pyramid: list[Float[Tensor, "B C _ _"]], sizes_hw: Int[Tensor, "B 2"]
+        self,
+        pyramid: list[Float[Tensor, "B C _ _"]],
+        sizes_hw: Int[Tensor, "B 2"],
+        boxes_xyxy: list[Float[Tensor, "_ 4"]] | None = None,
     ) -> dict[str, Tensor]:
         """What every proposal says after every stage, from P2..P5 and the unpadded image sizes.
+
+        Target boxes are taken as by every detection head, but not looked at.
 
         - `logits` `[S, B, N, K]`: of each class, independently (sigmoid, no background);
         - `boxes_xyxy` `[S, B, N, 4]`: in pixels, float32, not clipped.

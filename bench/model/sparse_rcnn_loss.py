@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bench import dist
 from bench.model.focal import focal, focal_either_way
 from bench.model.matching import Pairs, match
 
@@ -92,7 +93,7 @@ class SparseRCNNLoss:
         targets = pad_targets(boxes_xyxy, classes, labelled)
         scale = 1 / sizes_hw.flip(-1).repeat(1, 2).float()
         pairs = match(self.cost(logits, boxes, targets, scale), targets.real)
-        count = targets.real.sum().clamp(min=1)
+        count = dist.over_all(targets.real.sum()).clamp(min=1)
         found, wanted = pairs.pick(boxes), targets.boxes_xyxy[pairs.images, pairs.targets]
         away = (found - wanted) * scale[pairs.images]
         return {

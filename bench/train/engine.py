@@ -1,38 +1,42 @@
 """The stages of a cell, read top to bottom.
 
 which frames       protocols.schemes: a pure function of (seed, stage, step)
-which dropout      likewise; nothing else is random
-when it is saved   after each epoch
+on several ranks   each takes its part of every batch; rank 0 alone writes (bench.dist)
+which dropout      likewise, and which anchors and regions; nothing else is random
+when it is saved   every few minutes, after each epoch, and when it is asked to stop
 where it resumes   at the step that the newest state names
 """
 
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
 
-from bench import BenchError
+from bench import BenchError, dist
 from bench.data.bdd100k import Frame
 from bench.data.loader import training_batches
 from bench.data.sample import Batch
 from bench.eval.evaluate import evaluate
 from bench.model.build import seed_of
 from bench.model.multitask import MultiTask, MultiTaskLoss
-from bench.store import append_line, read_lines, write_text
-from bench.train import state
+from bench.store import append_line, flush, read_lines, write_text
+from bench.train import state, stop
 from bench.train.optim import adamw, set_rate
 from protocols.schemes import Zeroing
-from protocols.stages import Protocol, Stage
+from protocols.stages import Optim, Protocol, Stage
 
 _CURE = "The last good state is kept. A lower rate, for the whole comparison: --set stages.….lr=…"
 LOG_EVERY = 10  # steps between two readings of the losses, each of which waits for the device
+LOG = "progress.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,60 +66,99 @@ def train(
 
     Trained on are `frames`, by name, with the labels that they carry; `val` is scored every
     `val_every` epochs. It is the same model throughout, and every stage has an optimiser of its
-    own. States and progress go into `home`; the newest
-    state there is where training starts. A loss that is not finite raises `BenchError` before the
-    state is saved.
+    own. States and progress go into `home`; the newest state there is where training starts. A loss
+    that is not finite raises `BenchError` before the state is saved; a run that is asked to stop
+    saves and raises `Stopped`.
     """
-    saved = state.restore(home)
+    with dist.first_alone():
+        saved = state.restore(home)
     seconds = dict(saved.seconds) if saved else {}
     orders = [_order(stage, protocol, tuple(frames), seed) for stage in protocol.stages]
-    _rewind(home / "progress.jsonl", [stage.name for stage in protocol.stages], saved)
-    first = saved.stage if saved else 0
+    writes, first = dist.rank() == 0, saved.stage if saved else 0
+    if writes:
+        _rewind(home / LOG, [stage.name for stage in protocol.stages], saved)
     if saved:
         model.load_state_dict(saved.model)
+    clock, tasks = stop.Clock(), list(losses.losses)
     for number, (stage, order) in enumerate(zip(protocol.stages, orders, strict=True)):
         if number < first:
             continue
         parameters = model.learn(stage.learns)
-        optimiser, start = adamw(parameters, stage, protocol.optim), 0
+        network = DistributedDataParallel(model) if dist.size() > 1 else model
+        optimiser, start, window = adamw(parameters, stage, protocol.optim), 0, Window(tasks)
         if saved:
             optimiser.load_state_dict(saved.optimiser)
-            start, saved = saved.step, None
-        batches = training_batches(order, frames, protocol.input, start=start)
-        clip = protocol.optim.clip_norm
-        for done in _steps(stage, order, model, losses, optimiser, clip, batches, start):
-            append_line(home / "progress.jsonl", {"kind": "train", **asdict(done)})
-            seconds[stage.name] = seconds.get(stage.name, 0.0) + done.seconds
-            if done.step != order.epoch_end(done.epoch):
-                continue
-            if not all(bool(weight.isfinite().all()) for weight in parameters):
-                where = f"stage {stage.name}, step {done.step}"
-                raise BenchError(f"Weights are not finite after {where}. " + _CURE)
-            point = state.State(
-                stage=number,
-                step=done.step,
-                model=model.state_dict(),
-                optimiser=optimiser.state_dict(),
-                seconds=seconds,
-            )
-            state.save(point, home)
-            if protocol.val_every and done.epoch % protocol.val_every == 0:
-                scores = evaluate(model, val, protocol.input, protocol.optim.batch)
-                line = {"stage": stage.name, "epoch": done.epoch, "step": done.step}
-                append_line(
-                    home / "progress.jsonl", {"kind": "val", **line, "metrics": scores.metrics()}
+            start, window, saved = saved.step, Window(tasks, saved.rows, saved.rows_s), None
+            if writes:  # the last one may have been cut off
+                _validate(model, val, protocol, stage, order, start, home)
+        parts = training_batches(
+            order, frames, protocol.input, start=start, parts=protocol.optim.accumulate
+        )
+        for done, batches in enumerate(parts, start + 1):
+            set_rate(optimiser, stage.rate(done - 1, order.steps))
+            torch.manual_seed(_dropout(order, done - 1))
+            window.add(_step(network, losses, optimiser, protocol.optim, batches))
+            where, ended = f"stage {stage.name}, step {done}", order.ends_epoch(done)
+            if ended or len(window) == LOG_EVERY:
+                report = _report(stage, order, done, window, where)
+                if writes:
+                    append_line(home / LOG, {"kind": "train", **asdict(report)})
+                seconds[stage.name] = seconds.get(stage.name, 0.0) + report.seconds
+                window = Window(tasks)
+            if writes and (ended or clock.due()):
+                window.read(where)
+                if not all(bool(weight.isfinite().all()) for weight in parameters):
+                    raise BenchError(f"Weights are not finite after {where}. " + _CURE)
+                flush(home / LOG)  # no state knows of a line that is not there
+                state.save(_point(number, done, model, optimiser, seconds, window), home)
+                clock.saved()
+                stop.check()
+                _validate(model, val, protocol, stage, order, done, home)
+                window.go_on()
+    return [_account(*pair, seconds) for pair in zip(protocol.stages, orders, strict=True)]
+
+
+class Window:
+    """The steps since the last report: their losses, left on the device as long as possible.
+
+    `rows` are those that were read, `seconds` is the time up to then; both outlive a resumption,
+    so that a report after it is the one that it would have been.
+    """
+
+    def __init__(
+        self, tasks: list[str], rows: Sequence[list[float]] = (), seconds: float = 0.0
+    ) -> None:
+        self.tasks = tasks
+        self.rows = list(rows)
+        self.seconds = seconds
+        self.unread: list[Tensor] = []
+        self.began = time.perf_counter()
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.unread)
+
+    def add(self, row: Tensor) -> None:
+        """Take in the losses and the gradient's norm of one step."""
+        self.unread.append(row)
+
+    def read(self, where: str) -> None:
+        """Wait for the device, the one wait there is; `BenchError` where a value is not finite."""
+        rows = torch.stack(self.unread).tolist() if self.unread else []
+        for row in rows:
+            if not all(math.isfinite(value) for value in row):
+                named = zip([*self.tasks, "gradient"], row, strict=True)
+                values = ", ".join(f"{name} {value:.3g}" for name, value in named)
+                raise BenchError(
+                    f"Loss is not finite in the {len(rows)} steps up to {where} ({values}). "
+                    + _CURE
                 )
-                model.train()
-    return [
-        {
-            "name": stage.name,
-            "epochs": stage.epochs,
-            "steps": order.steps,
-            "images": order.steps * order.batch,
-            "seconds": round(seconds.get(stage.name, 0.0), 2),
-        }
-        for stage, order in zip(protocol.stages, orders, strict=True)
-    ]
+        self.rows, self.unread = [*self.rows, *rows], []
+        self.seconds += time.perf_counter() - self.began
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Count the time from now: what was done since `read` is not training."""
+        self.began = time.perf_counter()
 
 
 def _order(stage: Stage, protocol: Protocol, frames: tuple[str, ...], seed: int) -> Zeroing:
@@ -127,67 +170,112 @@ def _order(stage: Stage, protocol: Protocol, frames: tuple[str, ...], seed: int)
     )
 
 
-def _steps(
-    stage: Stage,
-    order: Zeroing,
-    model: MultiTask,
-    losses: MultiTaskLoss,
-    optimiser: Optimizer,
-    clip_norm: float,
-    batches: Iterable[Batch],
-    start: int,
-) -> Iterator[Progress]:
-    """Take the steps from `start` on; report at the end of each epoch, and every few steps."""
-    ends = {order.epoch_end(epoch) for epoch in range(1, stage.epochs + 1)}
-    unread: list[Tensor] = []
-    began = time.perf_counter()
-    for step, batch in enumerate(batches, start):
-        set_rate(optimiser, stage.rate(step, order.steps))
-        torch.manual_seed(seed_of(f"{order.seed}/{step}"))  # dropout
-        unread.append(_step(model, losses, optimiser, clip_norm, batch))
-        done = step + 1
-        if done in ends or len(unread) == LOG_EVERY:
-            means = _read(unread, list(losses.losses), f"stage {stage.name}, step {done}")
-            seconds = time.perf_counter() - began
-            yield Progress(
-                stage=stage.name,
-                step=done,
-                steps=order.steps,
-                epoch=min(done * order.batch // len(order.frames), stage.epochs),
-                losses=means,
-                images_per_s=round(len(unread) * order.batch / seconds, 2),
-                lr=stage.rate(step, order.steps),
-                seconds=round(seconds, 3),
-            )
-            unread, began = [], time.perf_counter()
+def _dropout(order: Zeroing, step: int) -> int:
+    """Return the seed of what is random within a step, another one on each rank."""
+    return seed_of(f"{order.seed}/{step}" + (f"/{dist.rank()}" if dist.rank() else ""))
 
 
 def _step(
-    model: MultiTask, losses: MultiTaskLoss, optimiser: Optimizer, clip_norm: float, batch: Batch
+    model: nn.Module,
+    losses: MultiTaskLoss,
+    optimiser: Optimizer,
+    optim: Optim,
+    batches: Sequence[Batch],
 ) -> Tensor:
-    """Take one optimiser step; return the tasks' losses and the gradient's norm, on the device."""
+    """Take one optimiser step; return the tasks' losses and the gradient's norm, on the device.
+
+    `batches` are this rank's parts of the step's whole batch, one after the other. `model` averages
+    gradients over the ranks, and a rank's losses are its parts of sums: hence their number.
+    """
     learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    batch = batch.to(learning[0].device)
-    by_task = losses(model(batch.images, batch.sizes_hw), batch)
-    terms = torch.stack([by_task[task] for task in losses.losses])
-    terms.sum().backward()
-    norm = torch.nn.utils.clip_grad_norm_(learning, clip_norm)
+    whole = torch.zeros(len(losses.losses), device=learning[0].device)
+    for number, one in enumerate(batches, 1):
+        batch = one.to(learning[0].device)
+        with _silent(model, number < len(batches)):
+            with torch.autocast(
+                batch.images.device.type, torch.bfloat16, optim.precision == "bf16"
+            ):
+                outputs = model(batch.images, batch.sizes_hw, batch.boxes_xyxy)
+            by_task = losses(outputs, batch)
+            terms = torch.stack([by_task[task] for task in losses.losses]) / len(batches)
+            (dist.size() * terms.sum()).backward()
+        whole += dist.over_all(terms)
+    norm = torch.nn.utils.clip_grad_norm_(learning, optim.clip_norm)
     optimiser.step()
     optimiser.zero_grad()
-    return torch.cat([terms.detach(), norm.detach()[None]])
+    return torch.cat([whole, norm.detach()[None]])
 
 
-def _read(unread: list[Tensor], tasks: list[str], where: str) -> dict[str, float]:
-    """Return the mean losses of some steps: the one wait for the device."""
-    rows = torch.stack(unread).tolist()
-    for row in rows:
-        if not all(math.isfinite(value) for value in row):
-            named = zip([*tasks, "gradient"], row, strict=True)
-            values = ", ".join(f"{name} {value:.3g}" for name, value in named)
-            raise BenchError(
-                f"Loss is not finite in the {len(rows)} steps up to {where} ({values}). " + _CURE
-            )
-    return {task: sum(row[i] for row in rows) / len(rows) for i, task in enumerate(tasks)}
+def _silent(model: nn.Module, silent: bool) -> AbstractContextManager[None]:
+    """Keep ranks from exchanging gradients that are not complete yet."""
+    together = isinstance(model, DistributedDataParallel)
+    return model.no_sync() if silent and together else nullcontext()
+
+
+def _report(stage: Stage, order: Zeroing, done: int, window: Window, where: str) -> Progress:
+    window.read(where)
+    rows = window.rows
+    means = {t: sum(row[i] for row in rows) / len(rows) for i, t in enumerate(window.tasks)}
+    return Progress(
+        stage=stage.name,
+        step=done,
+        steps=order.steps,
+        epoch=order.epoch_after(done),
+        losses=means,
+        images_per_s=round(len(rows) * order.batch / window.seconds, 2),
+        lr=stage.rate(done - 1, order.steps),
+        seconds=round(window.seconds, 3),
+    )
+
+
+def _point(
+    number: int,
+    done: int,
+    model: MultiTask,
+    optimiser: Optimizer,
+    seconds: dict[str, float],
+    window: Window,
+) -> state.State:
+    return state.State(
+        stage=number,
+        step=done,
+        model=model.state_dict(),
+        optimiser=optimiser.state_dict(),
+        seconds=seconds,
+        rows=window.rows,
+        rows_s=window.seconds,
+    )
+
+
+def _account(stage: Stage, order: Zeroing, seconds: dict[str, float]) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "epochs": stage.epochs,
+        "steps": order.steps,
+        "images": order.steps * order.batch,
+        "seconds": round(seconds.get(stage.name, 0.0), 2),
+    }
+
+
+def _validate(
+    model: MultiTask,
+    val: Iterable[Frame],
+    protocol: Protocol,
+    stage: Stage,
+    order: Zeroing,
+    done: int,
+    home: Path,
+) -> None:
+    """Score the model where a validation is due after `done` steps and the log does not have it."""
+    epoch = order.epoch_after(done)
+    if not protocol.val_every or epoch % protocol.val_every or not order.ends_epoch(done):
+        return
+    line = {"kind": "val", "stage": stage.name, "epoch": epoch, "step": done}
+    if any(line.items() <= there.items() for there in read_lines(home / LOG)):
+        return
+    scores = evaluate(model, val, protocol.input, protocol.optim.batch, home / state.SCORED)
+    append_line(home / LOG, {**line, "metrics": scores.metrics()})
+    model.train()
 
 
 def _rewind(file: Path, stages: list[str], saved: state.State | None) -> None:

@@ -59,9 +59,14 @@ def test_the_rate_warms_up_linearly_and_decays_where_detectron2_does():
 
 
 def test_a_protocol_comes_back_from_json_as_it_was():
-    for name in ("pf", "paf"):
-        value = protocol(name, "demo")
+    for name, heads in (("pf", "transformer"), ("paf", "transformer"), ("paf", "conv")):
+        value = protocol(name, "demo", heads)
         assert Protocol.from_dict(json.loads(json.dumps(asdict(value)))) == value
+
+
+def test_anchors_have_one_size_for_each_level():
+    with pytest.raises(ProtocolError, match=r"model.det.anchors is \(8, 16\); right would be five"):
+        override(protocol("pf", heads="conv"), "model.det.anchors=8,16")
 
 
 def test_an_override_replaces_one_value_with_its_own_type():

@@ -146,7 +146,7 @@ def with_value(column, value):
         (results().iloc[:0], "no cells"),
         (with_value("state", "lost"), "no state 'lost'"),
         (with_value("family", "audio"), "no family 'audio'"),
-        (with_value("protocol", "lv"), "no protocol 'lv'"),
+        (with_value("protocol", "xy"), "no protocol 'xy'"),
         (with_value("setting", "full"), "one setting, the results have 'full', 'disjoint-normal'"),
         (with_value("scheme", "zeroing"), "one scheme"),
         (pd.concat([results(), results().iloc[[5]]]), "Two cells are byol, pf, seed 0"),

@@ -54,13 +54,15 @@ def test_a_palette_mask_is_refused(tree):
         read(tree)
 
 
-def test_odd_frames_train_and_score_with_finite_numbers(odd, new_store):
+@pytest.mark.parametrize("heads", ["transformer", "conv"])
+def test_odd_frames_train_and_score_with_finite_numbers(odd, new_store, heads):
     place = Place(store=Store(new_store()), data=str(odd), stand_ins=True)
     request = Request(
         zoo=("moco_v2",),
         protocols=("paf",),
         settings=("full",),
         schemes=("zeroing",),
+        heads=heads,
         preset="tiny",
     )
     place.store.prepare()

@@ -1,16 +1,10 @@
 """Stages change exactly their parts, and a run that was cut off ends as if it had not been."""
 
-import hashlib
 import json
-import shutil
-import signal
-import threading
-from pathlib import Path
 
 import pytest
 import torch
 
-import bench.train.engine
 from bench import BenchError
 from bench.data.bdd100k import read
 from bench.grids import Request, cells
@@ -18,34 +12,10 @@ from bench.model.build import build, losses
 from bench.plan import Place, plan, write_orders
 from bench.run import run_cell
 from bench.store import Store, read_json, read_lines
-from bench.train import state
 from bench.train.engine import train
+from tests.train.tiny import digests, prepared
 from zoo.catalog import find
 from zoo.store import Zoo
-
-
-def digests(module):
-    """Return a hash of every parameter and buffer by name."""
-    return {
-        name: hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest()
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def prepared(store, data, protocol="paf", zoo="moco_v2", overrides=()):
-    """Write the orders of one tiny cell and return its folder."""
-    request = Request(
-        zoo=(zoo,),
-        protocols=(protocol,),
-        schemes=("zeroing",),
-        preset="tiny",
-        overrides=overrides,
-    )
-    place = Place(store=Store(store), data=str(data), stand_ins=True)
-    place.store.prepare()
-    planned = plan(cells(request), place)
-    write_orders(planned, place)
-    return planned[0].folder
 
 
 @pytest.fixture
@@ -78,7 +48,8 @@ def test_finetune_changes_every_parameter_and_every_statistic(parts):
     before = digests(model)
     run((finetune,))
     after = digests(model)
-    assert [name for name in before if before[name] == after[name]] == []
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {"scale", "shift"}  # how pixels are normalised, no statistic of the network's
 
 
 def test_in_adapt_the_backbone_builds_no_graph_and_heads_get_no_gradients(parts):
@@ -139,23 +110,6 @@ def test_the_normalisation_is_that_of_the_checkpoint_unless_asked_otherwise(stan
     assert first_pixel("clip", ("input.contract=imagenet",)) == pytest.approx(imagenet)
 
 
-class Cut(Exception):
-    """Stands for the plug being pulled."""
-
-
-def cut_after(monkeypatch, lines):
-    """Make the next run stop after it has reported so often."""
-    left = iter(range(lines))
-    append = bench.train.engine.append_line
-
-    def append_or_stop(file: Path, value: dict) -> None:
-        if next(left, None) is None:
-            raise Cut
-        append(file, value)
-
-    monkeypatch.setattr(bench.train.engine, "append_line", append_or_stop)
-
-
 def test_two_runs_of_one_cell_in_two_stores_are_equal_bit_for_bit(streets, new_store):
     homes = [prepared(new_store(name), streets) for name in ("first", "second")]
     for home in homes:
@@ -171,42 +125,6 @@ def test_two_runs_of_one_cell_in_two_stores_are_equal_bit_for_bit(streets, new_s
         "driv.npz",
         "sem.npz",
     ]
-
-
-@pytest.mark.parametrize("reports", [1, 2])
-def test_a_run_cut_off_anywhere_ends_as_the_undisturbed_one(
-    streets, new_store, monkeypatch, reports
-):
-    whole, broken = (prepared(new_store(name), streets) for name in ("whole", "broken"))
-    run_cell(str(whole))
-    with monkeypatch.context() as patch:
-        cut_after(patch, reports)
-        with pytest.raises(Cut):
-            run_cell(str(broken))
-    assert (broken / "state.pt").exists()
-    assert "Cut" in (broken / "error.txt").read_text()
-    run_cell(str(broken))
-    results = [read_json(home / "result.json") for home in (whole, broken)]
-    assert results[0]["metrics"] == results[1]["metrics"]
-    assert not (broken / "error.txt").exists()
-    lines = [read_lines(home / "progress.jsonl") for home in (whole, broken)]
-    steps = [[(line["stage"], line["step"], line["losses"]) for line in file] for file in lines]
-    assert steps[0] == steps[1]
-
-
-def test_a_damaged_state_falls_back_to_the_one_before(streets, new_store, monkeypatch, capsys):
-    whole, broken = (prepared(new_store(name), streets) for name in ("whole", "broken"))
-    run_cell(str(whole))
-    with monkeypatch.context() as patch:
-        cut_after(patch, 2)
-        with pytest.raises(Cut):
-            run_cell(str(broken))
-    damaged = (broken / "state.pt").read_bytes()
-    (broken / "state.pt").write_bytes(damaged[: len(damaged) // 2])
-    run_cell(str(broken))
-    assert "state.pt is damaged" in capsys.readouterr().out
-    results = [read_json(home / "result.json") for home in (whole, broken)]
-    assert results[0]["metrics"] == results[1]["metrics"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_cell_before_its_state_is_saved(streets, new_store):
@@ -228,12 +146,6 @@ def test_an_update_that_ruins_the_weights_is_never_scored(streets, new_store):
         run_cell(str(home))
     assert not (home / "state.pt").exists()
     assert not (home / "result.json").exists()
-
-
-def test_states_that_cannot_be_read_are_not_started_over_in_silence(tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"nothing")
-    with pytest.raises(BenchError, match="Remove it to start that cell again"):
-        state.restore(tmp_path)
 
 
 def test_a_finished_cell_is_left_as_it_is(streets, new_store):
@@ -266,32 +178,3 @@ def test_a_single_task_cell_trains_and_scores_that_task_alone(streets, new_store
     run_cell(str(planned[0].folder))
     metrics = read_json(planned[0].folder / "result.json")["metrics"]
     assert {name.partition("/")[0] for name in metrics} == {"driv"}
-
-
-def test_saving_keeps_the_state_before_and_leaves_nothing_unfinished(tmp_path):
-    for step in (1, 2, 3):
-        point = state.State(stage=0, step=step, model={}, optimiser={}, seconds={})
-        state.save(point, tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.prev.pt", "state.pt"]
-    assert state.restore(tmp_path).step == 3
-    (tmp_path / "state.pt").unlink()
-    assert state.restore(tmp_path).step == 2
-    shutil.rmtree(tmp_path)
-    assert state.restore(tmp_path) is None
-
-
-def test_ctrl_c_during_a_save_stays_a_ctrl_c_and_leaves_a_state(tmp_path):
-    model = {str(i): torch.randn(400, 400) for i in range(60)}
-
-    def save_for_ever():
-        while True:
-            point = state.State(stage=0, step=1, model=model, optimiser={}, seconds={})
-            state.save(point, tmp_path)
-
-    for delay_s in (0.05, 0.11, 0.17, 0.23):
-        timer = threading.Timer(delay_s, signal.raise_signal, [signal.SIGINT])
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            save_for_ever()
-        timer.join()
-    assert state.restore(tmp_path).step == 1

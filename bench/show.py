@@ -1,0 +1,198 @@
+"""One cell of the store, with everything that is known of it; and its log."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError
+from bench.failure import cause
+from bench.status import Stored, line
+from bench.store import error_of, owner, read_json, read_lines, state
+
+POLL_S = 0.5
+
+
+def facts(one: Stored) -> dict[str, Any]:
+    """Return what `show --json` prints of a cell; what is not there (yet) is None."""
+    home, happened = one.home, error_of(one.home)
+    result = _json(home / "result.json")
+    return {
+        **line(one),
+        "folder": str(home),
+        "order": one.order,
+        "running": owner(home),
+        "job": _json(home / "job.json"),
+        "attempts": read_lines(home / "attempts.jsonl"),
+        "load_report": _json(home / "load_report.json"),
+        "result": result,
+        "error": _why(home, happened) if happened else None,
+    }
+
+
+def text(known: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that a person reads of `facts`."""
+    order, result = known["order"], known["result"]
+    yield f"{known['cell']}: {known['state']}"
+    for title, lines in (
+        ("where", _where(known)),
+        ("weights", _weights(order, known["load_report"])),
+        ("data", _data(order)),
+        ("values", _flat(order.get("resolved", {}))),
+        ("attempts", _attempts(known["attempts"])),
+        ("stages", _stages(result["stages"]) if result else []),
+        ("scores", _scores(result) if result else []),
+        ("failed", _failure(known["error"]) if known["error"] else []),
+    ):
+        if lines:
+            yield ""
+            yield title
+            yield from (f"  {name:<30} {value}" if name else value for name, value in lines)
+
+
+def log_of(home: Path) -> Path | None:
+    """Return the file with what the cell's worker printed; None where there is none (yet).
+
+    That is `log.txt`, or else the one that `job.json` names.
+    """
+    own, given = home / "log.txt", (_json(home / "job.json") or {}).get("log")
+    return next((file for file in (own, *([Path(given)] if given else [])) if file.is_file()), None)
+
+
+def print_logs(homes: Sequence[Path], write: Callable[[str], object], *, follow: bool) -> None:
+    """Write the logs of some cells; with `follow` what is added too, until all of them are over.
+
+    A cell is over when it is done or has failed. Of several cells, a title says whose lines follow.
+    Raises `BenchError` where there is no log and none is waited for.
+    """
+    if not follow and not any(map(log_of, homes)):
+        raise BenchError(
+            f"No log of {', '.join(home.name for home in homes)} here. In the process of "
+            "bench run itself (--runner here) what is printed goes to its terminal."
+        )
+    read: dict[Path, int] = {}
+    title: Path | None = None
+    while True:
+        over = all(state(home) in ("done", "failed") for home in homes)
+        for home in homes:
+            if added := _added(home, read):
+                if len(homes) > 1 and title != home:
+                    write(f"==> {home.name} <==\n")
+                write(added)
+                title = home
+        if over or not follow:
+            return
+        time.sleep(POLL_S)
+
+
+def _added(home: Path, read: dict[Path, int]) -> str:
+    """Return what was added to a cell's log since it was read last; a new file is read whole."""
+    log = log_of(home)
+    if log is None:
+        return ""
+    with suppress(FileNotFoundError), log.open("rb") as stream:
+        start = read.get(log, 0)
+        stream.seek(start if log.stat().st_size >= start else 0)
+        added = stream.read()
+        read[log] = stream.tell()
+        return added.decode(errors="replace")
+    return ""
+
+
+def _json(file: Path) -> Any:
+    return read_json(file) if file.exists() else None
+
+
+def _why(home: Path, happened: str) -> dict[str, Any]:
+    story = (home / "error.txt").read_text().partition("\n")[2].strip()
+    return {"line": happened, **asdict(cause(happened)), "story": story}
+
+
+Lines = list[tuple[str, Any]]
+
+
+def _where(known: dict[str, Any]) -> Lines:
+    runs, job = known["running"], known["job"]
+    lines: Lines = [("key", known["key"]), ("folder", known["folder"])]
+    if known["order"].get("needs"):
+        lines.append(("needs", ", ".join(key[:8] for key in known["order"]["needs"])))
+    if runs:
+        beat = f"last heart-beat {known['heartbeat_age_s']} s ago"
+        lines.append(("run by", f"process {runs['pid']} on {runs['host']}, {beat}"))
+    if known["state"] not in ("done", "pending"):
+        lines.append(("reached", f"{known['stage']}, {100 * (known['progress'] or 0):.0f} %"))
+    return [*lines, ("given to", f"{job['cluster']} {job['id']}")] if job else lines
+
+
+def _weights(order: dict[str, Any], report: dict[str, Any] | None) -> Lines:
+    if not order:
+        return []
+    weights = order["weights"]
+    what = "a random stand-in ‡" if weights["stand_in"] else weights["row"].get("file", "")
+    lines: Lines = [("name", f"{weights['name']}: {what}"), ("sha256", weights["sha256"])]
+    if report:
+        lines.append(
+            ("file", f"{report['file']} ({report['container']}, {report['layout']} names)")
+        )
+        lines.append(("tensors", f"{report['matched']} of {report['required']}"))
+        dropped = ", ".join(f"{name} {count}" for name, count in report["dropped"].items())
+        scales = ", ".join(f"{stage} {std:.3g}" for stage, std in report["activation"].items())
+        lines += [("left out", dropped or "nothing"), ("deviation of its output", scales)]
+        lines += [("warning", warning) for warning in report["warnings"]]
+    return lines
+
+
+def _data(order: dict[str, Any]) -> Lines:
+    if not order:
+        return []
+    data, split = order["data"], order["split"]
+    counts = ", ".join(f"{task} {count:,}" for task, count in split["counts"].items())
+    return [
+        ("folder", data["root"] + " ‡ drawn" * data["drawn"]),
+        ("sha256", data["sha256"]),
+        ("training frames", f"{split['frames']:,}: {counts} (splits/{split['file']})"),
+        *([("pseudo labels", f"pseudo/{order['pseudo']}")] if order["pseudo"] else []),
+    ]
+
+
+def _flat(value: Any, key: str = "") -> Lines:
+    """Return every value of a cell by its key for --set; stages go by their names."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {one["name"]: {k: v for k, v in one.items() if k != "name"} for one in value}
+    if not isinstance(value, dict):
+        shown = ",".join(map(str, value)) if isinstance(value, list) else value
+        return [("protocol" if key == "protocol.name" else key.removeprefix("protocol."), shown)]
+    inside = ((f"{key}.{name}" if key else name, one) for name, one in value.items())
+    return [found for name, one in inside for found in _flat(one, name)]
+
+
+def _attempts(attempts: list[dict[str, Any]]) -> Lines:
+    lines: Lines = []
+    for one in attempts:
+        job = f", job {one['job']}" if one.get("job") else ""
+        lines.append((one["time"], f"{one['host']}{job}, {one['device']}, code {one['code']}"))
+    return [*lines, ("command", attempts[-1]["command"])] if lines else []
+
+
+def _stages(stages: list[dict[str, Any]]) -> Lines:
+    return [
+        (one["name"], f"{one['epochs']} epochs, {one['steps']:,} steps, {one['seconds']:,.0f} s")
+        for one in stages
+    ]
+
+
+def _scores(result: dict[str, Any]) -> Lines:
+    constant = result.get("constant", {})
+    lines: Lines = []
+    for name, value in result["metrics"].items():
+        best = constant.get(name)
+        beside = "" if best is None else f"   (best constant prediction {best:.1f})"
+        lines.append((name, ("does not exist" if value is None else f"{value:.1f}") + beside))
+    return lines
+
+
+def _failure(failure: dict[str, Any]) -> Lines:
+    cure = [("cause", failure["name"]), ("cure", failure["cure"])]
+    return [("", failure["line"]), *cure, ("", failure["story"])]

@@ -1,0 +1,91 @@
+"""What a cell costs beside its training, and how long a thousand cells take to plan.
+
+    python benchmarks/overhead.py        a minute; no GPU
+
+Tiny cells on a small drawn data set, one after the other through the local runner, a process each:
+
+start      from the submission to the attempt's record: Python, torch, submitit, the lock
+records    building, training and scoring aside: what the cell writes, saves and removes
+end        from `result.json` to the runner's outcome
+tracking   the cell's run in MLflow's database, curves, scores and files
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from bench import track
+from bench.data.demo.draw import Counts, draw
+from bench.grids import Request, cells
+from bench.plan import Place, PlannedCell, plan, write_orders
+from bench.provenance import begin
+from bench.store import Store, append_line, failure_kept, locked, read_json, write_json
+from bench.work import work
+from runners.cluster import Local
+
+FRAMES = Counts(train_100k=8, train_10k=4, shared=2, val_100k=3, val_10k=2)
+CELLS, THOUSAND_SEEDS = 4, 56  # 56 seeds x 9 checkpoints x 2 protocols: 1008 cells, 3 teachers
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        store = Store(Path(folder) / "runs")
+        draw(Path(folder) / "data", 0, FRAMES)
+        place = Place(store=store, data=f"{folder}/data", stand_ins=True)
+        store.prepare()
+        request = Request(zoo=("moco_v2",), protocols=("pf",), preset="tiny", schemes=("zeroing",))
+        planned = plan(cells(replace(request, seeds=tuple(range(CELLS)))), place)
+        write_orders(planned, place)
+        uri = track.default_uri(store.root)
+        opened_s = timed(lambda: track.prepare(uri, store.root))
+        rows = [measured(one, place, uri) for one in planned]
+        names = ("start", "records", "end", "tracking")
+        means = {name: fmean(row[name] for row in rows) for name in names}
+        for name, seconds in means.items():
+            print(f"{name:<10} {seconds:6.2f} s")
+        print(f"{'together':<10} {sum(means.values()):6.2f} s a cell")
+        print(f"once a `bench run`: MLflow imported, its database made: {opened_s:.2f} s")
+        grid = Request(zoo=("all",), preset="tiny", seeds=tuple(range(THOUSAND_SEEDS)))
+        listed: list[PlannedCell] = []
+        planning_s = timed(lambda: listed.extend(plan(cells(grid), place)))
+        print(f"{len(listed):,} cells planned in {planning_s:.2f} s")
+        return int(sum(means.values()) > 3 or planning_s > 2)
+
+
+def measured(one: PlannedCell, place: Place, uri: str) -> dict[str, float]:
+    """Run a cell; return the seconds of each part of its overhead."""
+    home, began = one.folder, time.time()
+    (outcome,) = Local(place.store.root / "logs", slots=1, threads=1).run(work, [str(home)])
+    ended = time.time()
+    assert outcome.error is None, outcome.traceback
+    return {
+        "start": (home / "attempts.jsonl").stat().st_mtime - began,
+        "records": timed(lambda: records(one, place.store.root / "cells" / "records")),
+        "end": ended - (home / "result.json").stat().st_mtime,
+        "tracking": timed(lambda: track.mirror([home], uri, place.store.root)),
+    }
+
+
+def records(one: PlannedCell, home: Path) -> None:
+    """Write what a cell writes about itself, in a folder of its own, with the lock held."""
+    home.mkdir(exist_ok=True)
+    with locked(home), failure_kept(home):
+        begin(home, one.order)
+        for line in (one.folder / "progress.jsonl").read_text().splitlines():
+            append_line(home / "progress.jsonl", {"line": line})
+        for name in ("load_report.json", "result.json"):
+            write_json(home / name, read_json(one.folder / name))
+
+
+def timed(function: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,462 @@
+"""The verbs that look after a store, on stores written by hand and on small real ones."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from bench import invocations
+from protocols import VERSION
+from tests import stored
+from tests.conftest import ROOT
+
+PF = stored.cell(name="pf")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An empty store, which the verbs take when none is named."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def states(say, *words):
+    code, out, _ = say("status", "--json", *words)
+    assert code == 0
+    return {cell["cell"]: cell["state"] for cell in json.loads(out)["cells"]}
+
+
+@pytest.fixture
+def sleeper():
+    """A process that does nothing for a minute, to hold a lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE, start_new_session=True
+    )
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+# status
+
+
+def test_status_tells_all_six_states_apart(say, store):
+    running = stored.begun(store)
+    stored.lock(running)
+    homes = {
+        "running": running,
+        "done": stored.done(store, PF),
+        "preempted": stored.begun(store, stored.cell(seed=1)),
+        "failed": stored.failed(store, stored.cell(seed=2)),
+        "pending": stored.planned(store, stored.cell(seed=3)),
+        "stale": stored.done(store, stored.cell(seed=4), version=VERSION - 1),
+    }
+    assert states(say) == {home.name: state for state, home in homes.items()}
+    out = say("status")[1]
+    assert "1 done, 1 failed, 1 pending, 1 preempted, 1 running, 1 stale" in out
+    assert "38 %" in out  # 3 of 8 steps
+    assert set(states(say, "--failed").values()) == {"failed"}
+    out = say("status", "--failed")[1]
+    assert "ZooError: the file is damaged" in out
+    assert "code: bench show CELL has the whole story." in out
+
+
+def test_status_json_keeps_its_keys(say, store):
+    stored.failed(store)
+    (cell,) = json.loads(say("status", "--json")[1])["cells"]
+    assert list(cell) == [
+        *("key", "cell", "state", "stage", "progress", "eta_s"),
+        *("heartbeat_age_s", "attempts", "error"),
+    ]
+    assert (cell["stage"], cell["progress"], cell["attempts"]) == ("adapt", 0.375, 1)
+
+
+def test_what_newer_weights_replaced_is_stale(say, store):
+    old = stored.done(store, weights="a" * 64)
+    new = stored.planned(store, weights="b" * 64)
+    os.utime(old / "cell.json", (1, 1))
+    assert states(say) == {old.name: "stale", new.name: "pending"}
+    os.utime(old / "cell.json")  # as when it is asked for again
+    os.utime(new / "cell.json", (1, 1))
+    assert states(say) == {old.name: "done", new.name: "stale"}
+
+
+def test_status_takes_the_selectors(say, store):
+    wanted = stored.done(store, PF)
+    stored.done(store, stored.cell(zoo="clip_rn50"))
+    assert set(states(say, "--zoo", "moco*", "--protocol", "pf", "--seeds", "0")) == {wanted.name}
+    assert states(say, "--seeds", "7") == {}
+    assert "no such cell" in say("status", "--seeds", "7")[1]
+
+
+def test_status_is_watched_until_ctrl_c(store):
+    home = stored.planned(store)
+    command = [sys.executable, "-m", "bench", "status", "--watch", "--store", store]
+    watch = subprocess.Popen(
+        command, env={**ENVIRONMENT, "COLUMNS": "200"}, stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(4)
+    stored.attempt(home)
+    time.sleep(3)
+    watch.send_signal(signal.SIGINT)
+    out, _ = watch.communicate(timeout=20)
+    assert watch.returncode == 0
+    assert "preempted" in out
+
+
+# show
+
+
+def test_show_tells_all_of_a_cell_by_a_beginning_of_its_key_or_its_folder(say, store):
+    home = stored.done(store)
+    key = json.loads((home / "cell.json").read_text())["key"]
+    for name in (key[:6], key, home.name):
+        code, out, _ = say("show", name)
+        assert code == 0
+        for words in ("done", key, "stages.adapt.epochs", "sem/mIoU", "31.2", "0123456789ab+"):
+            assert words in out
+    facts = json.loads(say("show", key[:8], "--json")[1])
+    assert facts["order"]["key"] == key
+    assert facts["result"]["metrics"]["driv/mIoU"] == 62.5
+    assert (facts["error"], facts["state"]) == (None, "done")
+
+
+def test_show_of_a_failed_cell_has_cause_cure_and_story(say, store):
+    home = stored.failed(store, error="OutOfMemoryError: CUDA out of memory")
+    _, out, _ = say("show", home.name)
+    for words in ("OutOfMemoryError: CUDA", "out of memory", "--set optim.batch=", "Traceback"):
+        assert words in out
+    error = json.loads(say("show", home.name, "--json")[1])["error"]
+    assert (error["name"], error["again"]) == ("out of memory", False)
+
+
+def test_show_works_at_every_point_of_a_cells_life(say, store):
+    running = stored.begun(store, stored.cell(seed=1))
+    stored.lock(running, job="77_3")
+    for home in (stored.planned(store), running, stored.begun(store, stored.cell(seed=2))):
+        assert say("show", home.name)[0] == 0
+    assert f"process {os.getpid()}" in say("show", running.name)[1]
+
+
+@pytest.mark.parametrize("name", ["", "zz", "nothing-of-the-kind"])
+def test_a_name_that_means_no_cell_is_one_line(say, store, name):
+    stored.done(store)
+    code, out, err = say("show", name)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "bench status lists the cells" in err
+
+
+def test_a_beginning_of_several_keys_is_refused_with_their_names(say, store, monkeypatch):
+    homes = [stored.done(store), stored.done(store, PF)]
+    for home, key in zip(homes, ("abc1", "abc2"), strict=True):
+        order = json.loads((home / "cell.json").read_text())
+        (home / "cell.json").write_text(json.dumps({**order, "key": key}))
+    code, _, err = say("show", "abc")
+    assert code == 2
+    assert all(home.name in err for home in homes)
+    assert say("show", "abc2")[0] == 0
+
+
+# logs
+
+
+def test_logs_are_the_cells_own_or_those_that_its_job_names(say, store, tmp_path):
+    home = stored.done(store)
+    log = tmp_path / "worker.out"
+    log.write_text("from the worker\n")
+    (home / "job.json").write_text(json.dumps({"cluster": "local", "id": "1", "log": str(log)}))
+    assert say("logs", home.name)[1] == "from the worker\n"
+    (home / "log.txt").write_text("its own\n")
+    assert say("logs", "--zoo", "moco*")[1] == "its own\n"
+    other = stored.done(store, PF)
+    (other / "log.txt").write_text("the other's\n")
+    out = say("logs", "--zoo", "moco*")[1]
+    assert f"==> {other.name} <==\nthe other's\n" in out
+    assert f"==> {home.name} <==\nits own\n" in out
+
+
+def test_where_there_is_no_log_one_line_says_so(say, store):
+    home = stored.done(store)
+    code, out, err = say("logs", home.name)
+    assert (code, out) == (2, "")
+    assert "No log of" in err
+
+
+def test_logs_are_followed_until_the_cell_is_over(store):
+    home = stored.begun(store)
+    (home / "log.txt").write_text("one\n")
+    follow = subprocess.Popen(
+        [sys.executable, "-m", "bench", "logs", home.name, "-f", "--store", store],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follow.stdout.readline() == "one\n"
+    with (home / "log.txt").open("a") as log:
+        log.write("two\n")
+    assert follow.stdout.readline() == "two\n"
+    assert follow.poll() is None
+    with (home / "log.txt").open("a") as log:
+        log.write("the last\n")
+    stored.finish(home)
+    assert follow.communicate(timeout=20)[0] == "the last\n"
+    assert follow.returncode == 0
+
+
+# cancel
+
+
+def test_cancel_asks_for_a_choice(say, store):
+    code, _, err = say("cancel")
+    assert code == 2
+    assert "--all" in err
+
+
+def give(home, cluster, number):
+    told = {"cluster": cluster, "id": str(number), "log": "/log", "host": "here"}
+    (home / "job.json").write_text(json.dumps(told))
+
+
+def test_cancel_asks_the_worker_on_this_host_to_stop(say, store, sleeper):
+    home, idle = stored.begun(store), stored.begun(store, PF)
+    stored.lock(home, pid=sleeper.pid)
+    give(home, "local", sleeper.pid)
+    code, out, _ = say("cancel", "--zoo", "moco_v2")
+    assert code == 0
+    assert out == f"{home.name}: process {sleeper.pid} asked to stop\n"
+    assert sleeper.wait(10) == -signal.SIGTERM
+    assert idle.name not in out
+    assert say("cancel", "--all")[1] == "None of these cells runs or is queued.\n"
+
+
+def test_cancel_leaves_alone_what_it_cannot_stop_and_says_where_that_is(say, store, sleeper):
+    there, here = stored.begun(store), stored.begun(store, PF)
+    stored.lock(there, pid=sleeper.pid, host="node7")
+    stored.lock(here, pid=sleeper.pid)  # no worker of its own: a `bench run --runner here`
+    out = say("cancel", "--all")[1]
+    assert f"{there.name}: runs on node7 (process {sleeper.pid})" in out
+    assert f"{here.name}: runs in process {sleeper.pid}, which does more than this" in out
+    assert sleeper.poll() is None
+
+
+@pytest.fixture
+def scheduler(tmp_path, monkeypatch):
+    """A SLURM that knows the jobs 77_1 (running) and 77_2 (queued), and notes what it is asked."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    scripts = {
+        "squeue": "echo '77_1 RUNNING None'; echo '77_2 PENDING Priority'",
+        "scancel": f'echo "$@" >> {tmp_path}/cancelled',
+    }
+    for name, script in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    return tmp_path / "cancelled"
+
+
+def test_cancel_ends_jobs_of_slurm_that_run_or_wait_and_no_other(say, store, scheduler):
+    running, queued = stored.begun(store), stored.planned(store, PF)
+    gone = stored.begun(store, stored.cell(seed=1))
+    stored.lock(running, pid=1, host="node7", job="77_1")
+    for home, number in ((running, "77_1"), (queued, "77_2"), (gone, "12_1")):
+        give(home, "slurm", number)
+    out = say("cancel", "--all")[1].splitlines()
+    assert sorted(out) == sorted(
+        [
+            f"{running.name}: job 77_1 cancelled",
+            f"{queued.name}: job 77_2 cancelled",
+        ]
+    )
+    assert sorted(scheduler.read_text().split()) == ["77_1", "77_2"]
+
+
+def test_status_shows_what_slurm_says_of_a_job(say, store, scheduler, monkeypatch):
+    home = stored.planned(store)
+    give(home, "slurm", "77_2")
+    assert "77_2 PENDING (Priority)" in say("status")[1]
+    monkeypatch.setenv("PATH", str(store))  # no squeue: a hint less
+    code, out, _ = say("status")
+    assert code == 0
+    assert "77_2" not in out
+
+
+# retry, and what bench run does about cells that are there
+
+
+def small(say, streets, store, *more):
+    words = ("--zoo", "clip", "--protocol", "pf", "--tasks", "driv", "--preset", "tiny")
+    where = ("--data", streets, "--stand-ins", "--store", store)
+    return say("run", *words, *where, "--runner", "here", "--track", "off", *more)
+
+
+def the_cell(store) -> Path:
+    (home,) = (store / "cells").glob("clip*")
+    return home
+
+
+def test_a_failure_that_would_come_again_waits_for_retry(say, streets, new_store):
+    store = new_store()
+    assert small(say, streets, store)[0] == 0
+    home = the_cell(store)
+    (home / "result.json").unlink()
+    (home / "error.txt").write_text("OutOfMemoryError: CUDA out of memory\n\n...")
+
+    code, out, _ = small(say, streets, store)
+    assert code == 1
+    assert "0 to run" in out
+    assert "--set optim.batch=" in out
+
+    code, out, err = say("retry", "--zoo", "clip", "--store", store)
+    assert code == 0, out + err
+    assert f"{home.name}: OutOfMemoryError" in out
+    assert "1 cells, 1 to run: in this process" in out
+    assert states(say, "--store", store) == {home.name: "done"}
+    assert len(invocations.invocations(store)) == 1
+    assert say("retry", "--store", store)[1] == "None of these cells has failed.\n"
+
+
+def test_retry_none_leaves_what_failed(say, streets, new_store):
+    store = new_store()
+    assert small(say, streets, store)[0] == 0
+    home = the_cell(store)
+    (home / "result.json").unlink()
+    (home / "error.txt").write_text("ValueError: once\n\n...")
+    code, out, _ = small(say, streets, store, "--retry", "none")
+    assert code == 1
+    assert "Not tried again: --retry none." in out
+    assert small(say, streets, store)[0] == 0
+
+
+def test_reuse_never_starts_again_and_keeps_the_old_folder(say, streets, new_store):
+    store = new_store()
+    assert small(say, streets, store)[0] == 0
+    home = the_cell(store)
+    first = (home / "result.json").read_bytes()
+    code, out, _ = small(say, streets, store, "--reuse", "never")
+    assert code == 0
+    (old,) = (store / "old").iterdir()
+    assert f"Set aside: {old}" in out
+    assert (old / "result.json").read_bytes() == first
+    again = json.loads((home / "result.json").read_text())
+    assert again["metrics"] == json.loads(first)["metrics"]
+    stored.lock(home)
+    code, _, err = small(say, streets, store, "--reuse", "never")
+    assert code == 2
+    assert "runs now. bench cancel stops it" in err
+
+
+def test_retry_takes_the_students_of_a_failed_teacher_with_it(store):
+    from bench.retry import _with_kin
+    from bench.status import stored as cells
+    from bench.store import Store
+
+    teacher = stored.failed(store, stored.cell(zoo="supervised_tv_v1", tasks=("sem",)))
+    key = json.loads((teacher / "cell.json").read_text())["key"]
+    student = stored.cell(scheme="self-training")
+    held = stored.failed(store, student, error="Needs labels: not there.", needs=(key,))
+    other = stored.failed(store, PF, error="Needs others: not there.", needs=("0" * 64,))
+    failed = cells(Store(store))
+    assert [one.home for one in _with_kin(failed, {teacher})] == [teacher, held]
+    assert [one.home for one in _with_kin(failed, {held})] == [held, teacher]
+    assert [one.home for one in _with_kin(failed, {other})] == [other]
+
+
+def test_retry_of_what_nobody_asked_for_says_so(say, store):
+    home = stored.failed(store)
+    code, out, _ = say("retry", home.name)
+    assert code == 3
+    assert "give its command again" in out
+    assert (home / "error.txt").exists()
+
+
+# track
+
+
+def test_track_sync_makes_the_mirror_and_says_what_it_did(say, store):
+    stored.done(store)
+    code, out, _ = say("track", "sync")
+    assert (code, out) == (0, f"sqlite:///{store}/mlflow.db: 1 runs changed.\n")
+    assert say("track", "sync")[1] == f"sqlite:///{store}/mlflow.db is up to date.\n"
+
+
+def test_track_ui_shows_the_stores_runs_until_ctrl_c(say, store):
+    stored.done(store)
+    assert say("track", "sync")[0] == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = subprocess.Popen(
+        [sys.executable, "-m", "bench", "track", "ui", "--port", str(port), "--store", store],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert page.stdout.readline() == f"http://127.0.0.1:{port}  (Ctrl-C ends it)\n"
+    from mlflow import MlflowClient
+
+    address = f"http://127.0.0.1:{port}"
+    eventually(lambda: answers(f"{address}/health"))
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name("lv-adapter-bench")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name.startswith("moco_v2_200ep · paf")
+    page.send_signal(signal.SIGINT)
+    page.communicate(timeout=60)
+    assert page.returncode == 0
+    assert not answers(f"{address}/health")
+
+
+def answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def eventually(holds, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_tables_of_a_checkpoint_that_is_gone_stay_and_the_rest_is_mirrored(say, store):
+    home = stored.done(store)
+    asked = invocations.record(
+        store,
+        [home.name],
+        command="bench run",
+        cwd="/",
+        request={"zoo": ["gone"], "preset": "tiny"},
+        data="/data/demo",
+        stand_ins=True,
+        how={},
+    )
+    code, out, err = say("track", "sync")
+    assert (code, out) == (0, f"sqlite:///{store}/mlflow.db: 2 runs changed.\n")
+    assert f"{asked.folder}: its tables stay as they were: Unknown checkpoint 'gone'." in err
+
+
+def test_track_refuses_what_is_no_store(say, store):
+    assert "is no store" in say("track", "sync")[2]
+    assert "bench track sync makes it" in say("track", "ui")[2]
+
+
+def test_every_verb_refuses_selectors_that_mean_nothing(say, store):
+    for verb in ("status", "logs", "cancel", "retry"):
+        code, out, err = say(verb, "--zoo", "moco_v9")
+        assert (code, out, err.count("\n")) == (2, "", 1), verb
