@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.config import config
-from bench.selectors import asked, commas, gpus, latest, values
+from bench.selectors import asked, code_change, commas, gpus, latest, values
 from bench.store_commands import add_to
 from bench.zoo_commands import zoo
 
@@ -81,9 +81,7 @@ def bench() -> None:
     show_default=True,
     help="Try again what failed, where that can help; or not.",
 )
-@click.option(
-    "--allow-code-change", is_flag=True, help="Go on with what was begun with other code."
-)
+@code_change
 def run(reuse: str, retry: str, **chosen: Any) -> int:
     """Make the store match the request: run what is not done, skip what is, print the table.
 

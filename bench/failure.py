@@ -41,7 +41,7 @@ _SIGNS = (  # (in the first line of error.txt, cause)
     (r"OutOfMemoryError|MemoryError|out of memory(?!\?)|oom.kill", OUT_OF_MEMORY),
     (r"not finite", NOT_FINITE),
     (r"No space left|Disk quota exceeded|\[Errno (28|122)\]|PytorchStreamWriter", DISK),
-    (r"^(The worker died|NodeFailure)", NODE),
+    (r"^(The worker died|NodeFailure|RankFailed: rank \d+: died of)", NODE),
     (r"^(BenchError: )?Needs ", NEEDS),
     (r"^CodeChanged", CHANGED),
 )

@@ -9,8 +9,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import connection, parent_process
 from typing import Any
@@ -29,9 +29,8 @@ from bench.train import stop
 from runners.base import last_words
 
 LOOK_S = 0.2  # between two looks at the processes
-GRACE_S = 5.0  # for the others, when one has failed
+GRACE_S = 1.0  # for the others, when one has ended early
 PATIENCE = timedelta(days=7)  # of ranks that wait for rank 0 to score; a dead one is seen from here
-STOPPED = 75  # the exit code of a rank that was asked to stop, and did
 
 
 class RankFailed(BenchError):
@@ -49,13 +48,15 @@ def together(function: Callable[..., None], args: tuple[Any, ...], size: int) ->
         raise BenchError(f"{size} GPUs a cell are asked for, and {devices} are here.")
     threads = max(1, torch.get_num_threads() // size)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        started = spawn(
-            _member,
-            (size, f"file://{folder}/meeting", threads, function, args),
-            nprocs=size,
-            join=False,
-            daemon=True,
-        )
+        meeting = f"file://{folder}/meeting"
+        with _held_back():
+            started = spawn(
+                _member,
+                (size, meeting, threads, function, args),
+                nprocs=size,
+                join=False,
+                daemon=True,
+            )
         assert isinstance(started, ProcessContext), "it was told not to wait"
         try:
             _watch(started)
@@ -72,9 +73,9 @@ def _watch(started: ProcessContext) -> None:
             if stop.asked() and not told and first.pid:
                 told = True
                 with suppress(ProcessLookupError):
-                    os.kill(first.pid, signal.SIGTERM)
+                    os.kill(first.pid, signal.SIGUSR2)
     except (ProcessRaisedException, ProcessExitedException) as error:
-        if first.exitcode == STOPPED:
+        if first.exitcode == stop.EXIT_CODE:
             raise stop.Stopped("asked to stop; what is saved is where it goes on") from None
         if isinstance(error, ProcessRaisedException):
             words = last_words(str(error))
@@ -95,7 +96,7 @@ def _member(
     parent = parent_process()
     assert parent is not None, "it was spawned"
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells everybody; only rank 0 is asked
+    _listen(rank)
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
     if cuda:
@@ -108,11 +109,33 @@ def _member(
         timeout=PATIENCE,
     )
     try:
-        with stop.listening():
-            function(*args)
+        function(*args)
     except stop.Stopped:
-        sys.exit(STOPPED)
+        sys.exit(stop.EXIT_CODE)
     torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Have processes that are started here told to stop only when they listen.
+
+    Terminals and SLURM tell every process of a job, and one that is still starting would die.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop.SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _listen(rank: int) -> None:
+    """Let rank 0 alone be asked to stop: it saves, and the others end with it."""
+    if rank == 0:
+        stop.listen()
+    else:
+        for number in stop.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop.SIGNALS)
 
 
 def _end_with(sentinel: int) -> None:

@@ -1,6 +1,7 @@
 """Failed cells run again, whatever their cause, with those that failed for need of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from bench.store import Store, error_of
 from bench.tables import place_of
 
 
-def retry(store: Store, wanted: Sequence[Stored]) -> int:
+def retry(store: Store, wanted: Sequence[Stored], *, allow_code_change: bool = False) -> int:
     """Run again those of the wanted cells that failed; return the highest exit code of the runs.
 
     With them go the students that failed for need of them, and the teachers that they lacked. They
@@ -35,7 +36,7 @@ def retry(store: Store, wanted: Sequence[Stored]) -> int:
             click.echo(f"No bench run in this store asked for {names}: give its command again.")
             code = max(code, 3)
         else:
-            code = max(code, _run(asked, cells))
+            code = max(code, _run(asked, cells, allow_code_change))
     return code
 
 
@@ -64,9 +65,9 @@ def _by_invocation(
     return list(groups.values())
 
 
-def _run(asked: Invocation, cells: list[Stored]) -> int:
+def _run(asked: Invocation, cells: list[Stored], allow_code_change: bool) -> int:
     """Plan some cells of an invocation anew and run them, with what they need, as it says."""
-    place = place_of(asked)
+    place = replace(place_of(asked), allow_code_change=allow_code_change)
     wanted = [one.cell for one in cells if isinstance(one.cell, Cell)]
     planned = plan(wanted, place)
     if not {one.folder.name for one in planned} <= set(asked.cells):

@@ -71,6 +71,13 @@ def values(command: Command) -> Command:
     return selectors(command)
 
 
+def code_change(command: Command) -> Command:
+    """Give a command the option that lets other code go on with what was begun."""
+    return click.option(
+        "--allow-code-change", is_flag=True, help="Go on with what was begun with other code."
+    )(command)
+
+
 def gpus(command: Command) -> Command:
     """Give a command the option that says how many processes train a cell together."""
     return click.option(
@@ -78,7 +85,8 @@ def gpus(command: Command) -> Command:
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Train each cell on so many GPUs of one machine, its batch shared out.",
+        help="Train each cell on so many GPUs of one machine, its batch shared out; what --slurm asks "
+        "for is for each of them.",
     )(command)
 
 

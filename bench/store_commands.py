@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.config import config
-from bench.selectors import selectors, store_of, wanted
+from bench.selectors import code_change, selectors, store_of, wanted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -179,8 +179,9 @@ def cancel(named: tuple[str, ...], every: bool, **chosen: Any) -> None:
 
 @click.command()
 @NAMED
+@code_change
 @selectors
-def retry(named: tuple[str, ...], **chosen: Any) -> int:
+def retry(named: tuple[str, ...], allow_code_change: bool, **chosen: Any) -> int:
     """Run failed cells again whatever their cause, and those that failed for need of them.
 
     Each is run as the `bench run` that asked for it last said: here, locally or through SLURM.
@@ -189,7 +190,8 @@ def retry(named: tuple[str, ...], **chosen: Any) -> int:
     """
     from bench.retry import retry
 
-    return retry(store_of(chosen), _meant(store_of(chosen), named, chosen))
+    store = store_of(chosen)
+    return retry(store, _meant(store, named, chosen), allow_code_change=allow_code_change)
 
 
 @click.group()

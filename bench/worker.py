@@ -11,13 +11,12 @@ from typing import Protocol
 
 from bench.failure import NODE, cause
 from bench.store import owner
-from bench.train.stop import Stopped
+from bench.train import stop
 from bench.work import work
 from runners.base import Outcome, Runner
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 DONE, CUT = "done", "cut"  # how a worker ends, where nothing goes wrong
-STOPPED = 75  # the exit code of a worker that was asked to stop, and did
 
 
 class Worker(Protocol):
@@ -66,7 +65,7 @@ class Process:
         self.log.unlink()
         if code == 0:
             return DONE
-        return CUT if code in (STOPPED, *(-number for number in SIGNALS)) else words
+        return CUT if code in (stop.EXIT_CODE, *(-number for number in SIGNALS)) else words
 
 
 class Submitted:
@@ -114,8 +113,8 @@ def main(folders: Iterable[str]) -> int:
     try:
         for folder in folders:
             work(folder)
-    except Stopped:
-        return STOPPED
+    except stop.Stopped:
+        return stop.EXIT_CODE
     return 0
 
 

@@ -35,7 +35,8 @@ from bench.failure import DISK, cause
 from bench.plan import LABELS_DONE, Node
 from bench.selftest import REQUEST, Blow, Killer, Moments, Trial, how_far, in_peace
 from bench.store import owner, state
-from bench.worker import CUT, DONE, SIGNALS, STOPPED, Worker, main
+from bench.train import stop
+from bench.worker import CUT, DONE, SIGNALS, Worker, main
 
 FRAMES = Counts(train_100k=20, train_10k=10, shared=4, val_100k=6, val_10k=4)
 LONGER = replace(
@@ -76,7 +77,7 @@ class Forked:
         code = self.process.exitcode
         if code == 0:
             return DONE
-        return CUT if code in (STOPPED, *(-number for number in SIGNALS)) else words
+        return CUT if code in (stop.EXIT_CODE, *(-number for number in SIGNALS)) else words
 
 
 def _work(folder: str, log: int) -> None:

@@ -327,6 +327,24 @@ def test_a_failure_that_would_come_again_waits_for_retry(say, streets, new_store
     assert say("retry", "--store", store)[1] == "None of these cells has failed.\n"
 
 
+def test_retry_goes_on_with_other_code_only_with_leave(say, streets, new_store):
+    store = new_store()
+    assert small(say, streets, store)[0] == 0
+    home = the_cell(store)
+    (home / "result.json").unlink()
+    (home / "state.pt").write_bytes(b"torn")  # begun, and no more
+    (home / "error.txt").write_text("ValueError: once\n\n...")
+    order = home / "cell.json"
+    order.write_text(json.dumps({**json.loads(order.read_text()), "code": "e" * 64}))
+
+    code, out, _ = say("retry", "--store", store)
+    assert code == 1
+    assert "planned with code eeeeeeee" in out
+    code, out, err = say("retry", "--allow-code-change", "--store", store)
+    assert code == 0, out + err
+    assert states(say, "--store", store) == {home.name: "done"}
+
+
 def test_retry_none_leaves_what_failed(say, streets, new_store):
     store = new_store()
     assert small(say, streets, store)[0] == 0

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 SAVE_S = 300.0  # seconds between two saves within an epoch; $BENCH_SAVE_S in its place, for tests
+EXIT_CODE = 75  # of a process that was asked to stop, and did
 TWICE_S = 0.3  # SLURM may deliver one SIGTERM twice: to the step, and through srun
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _NOBODYS = (signal.SIG_DFL, signal.default_int_handler)
 
 _asked = False
@@ -53,7 +54,7 @@ def listen() -> None:
     them passes them on as SIGINT.
     """
     global _listening
-    for number in _SIGNALS:
+    for number in SIGNALS:
         if number == signal.SIGINT or signal.getsignal(number) in _NOBODYS:
             signal.signal(number, _on_signal)
     _listening = True
@@ -70,7 +71,7 @@ def listening() -> Iterator[None]:
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     listen()
     try:
         yield

@@ -19,7 +19,7 @@ from tests.slurm.cluster import Cluster, missing
 
 # 20 steps or so a cell, so that there is something to disturb.
 GRID = ("--zoo", "moco_v2,clip,supervised", "--protocol", "pf,paf")
-VALUES = ("--preset", "tiny", "--set", "stages.finetune.epochs=6", "--set", "optim.batch=3")
+VALUES = ("--preset", "tiny", "--set", "stages.finetune.epochs=6", "--set", "optim.batch=4")
 SLURM = "gpus_per_node=0,cpus_per_task=1,time=60"
 TEACHERS = ("sem", "driv", "det")
 
@@ -98,11 +98,14 @@ class Runs:
         return self.home(pattern)
 
     def training(self, home: Path) -> int:
-        """Wait until a cell has taken some steps, and hold it there; return its process."""
+        """Wait until a cell has taken some steps, and hold it there, all of its job's processes.
+
+        Returns the one that holds the lock.
+        """
         until(lambda: read_lines(home / "progress.jsonl"))
         holder = owner(home)
         assert holder is not None, "it has come to its end already"
-        os.kill(holder["pid"], signal.SIGSTOP)
+        os.killpg(os.getpgid(holder["pid"]), signal.SIGSTOP)
         assert not (home / "result.json").exists()
         return holder["pid"]
 
@@ -119,6 +122,9 @@ class Runs:
         homes = [file.parent for file in self.store.glob("cells/*/result.json")]
         assert homes
         for home in homes:
+            until(
+                lambda home=home: not any(home.glob("lock*"))
+            )  # its job tidies up after the result
             its = other.store / "cells" / home.name
             found = [line for line in compare(its, home) if not line.startswith("job.json")]
             assert found == [], home.name

@@ -4,8 +4,10 @@ Each test runs what it disturbs, and takes the rest of the grid as it was undist
 """
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,19 +15,19 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import NODES
-from tests.slurm.conftest import SLURM, until
+from tests.slurm.conftest import SLURM, Runs, until
 
 ONE = ("--zoo", "moco_v2", "--protocol", "paf")
 TWO = ("--zoo", "moco_v2", "--protocol", "pf,paf")
 TO_SLURM = ("--runner", "slurm", "--slurm", SLURM, "--track", "off")
+BY_TWO = (*ONE, "--scheme", "zeroing", "--gpus-per-cell", "2")
 HIGH = ("--parsable", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=sleep 3")
 USR2 = 1 << (signal.SIGUSR2 - 1)
 
 
 @pytest.fixture
-def student(runs, undisturbed):
-    """Start the one cell `moco_v2 paf`, whose labels are there; return its run when it trains."""
-    runs.take(undisturbed, "cells/supervised*zeroing*", "pseudo/*")
+def submitted(runs):
+    """Start cells through SLURM; return the run of `moco_v2 paf` when it trains."""
     started = []
 
     def start(*words, grid=ONE):
@@ -37,6 +39,13 @@ def student(runs, undisturbed):
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def student(runs, undisturbed, submitted):
+    """Start the one cell `moco_v2 paf`, whose labels are there."""
+    runs.take(undisturbed, "cells/supervised*zeroing*", "pseudo/*")
+    return submitted
 
 
 def ends(process, runs, undisturbed, seconds=240):
@@ -59,7 +68,18 @@ def warned(pid: int) -> bool:
 
 def go_on(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+        os.killpg(os.getpgid(pid), signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_of_two(streets, environment, tmp_path_factory, stand_ins):
+    """One cell, trained by two ranks without SLURM."""
+    store = tmp_path_factory.mktemp("two") / "runs"
+    shutil.copytree(stand_ins, store / "stand-ins", copy_function=os.link)
+    runs = Runs(store, streets, environment)
+    code, out = runs.run("--runner", "here", "--track", "off", grid=BY_TWO)
+    assert code == 0, out
+    return runs
 
 
 def test_requeued_by_an_administrator(student, runs, slurm, undisturbed):
@@ -86,6 +106,23 @@ def test_preempted_by_a_higher_partition(student, runs, slurm, undisturbed):
     assert ends(process, runs, undisturbed)
     assert runs.attempts(home) == 2
     assert "COMPLETED" in slurm.ask("scontrol", "show", "job", high)
+
+
+@pytest.mark.parametrize("how", ["requeued", "out of time"])
+def test_two_ranks_of_one_cell(submitted, runs, slurm, undisturbed_of_two, how):
+    time_min = 60 if how == "requeued" else 1
+    limit = f"time={time_min},signal_delay_s=50"
+    process, home, pid = submitted("--slurm", limit, grid=BY_TWO)
+    asked = slurm.ask("scontrol", "show", "job", runs.job(home))
+    assert re.search(r"NumCPUs=2\b", asked)
+    if how == "requeued":
+        slurm.ask("scontrol", "requeue", runs.job(home))
+    else:
+        until(lambda: warned(pid))
+    go_on(pid)
+    assert ends(process, runs, undisturbed_of_two)
+    assert runs.attempts(home) == 2
+    assert json.loads((home / "result.json").read_text())["provenance"]["ranks"] == 2
 
 
 def test_its_node_dies(student, runs, slurm, undisturbed):

@@ -14,6 +14,7 @@ import torch
 from bench import BenchError, dist
 from bench.data.bdd100k import read, withhold
 from bench.data.loader import training_batches
+from bench.failure import NODE, cause
 from bench.grids import Request, cells
 from bench.model.build import build, losses
 from bench.model.sync_norm import synchronised
@@ -33,10 +34,18 @@ LEARNS = tuple(part for part in PARTS if part != "adapter")
 PLAIN = ("model.seg.dropout=0", "optim.batch=4")  # what is random differs from rank to rank
 
 
-def one_step(shelf, data, accumulate, to):
-    """Take one step of plain gradient descent on a batch; rank 0 writes down what came of it.
+class InOrder(Zeroing):
+    """One batch of all frames in their order, so that the halves are known."""
 
-    Only the batch's first frames have boxes: with two ranks the second has none at all.
+    def batch_at(self, step):
+        """Return the names of the frames."""
+        return self.frames
+
+
+def one_step(shelf, data, to, frames=slice(4), accumulate=1):
+    """Take one step of plain gradient descent on four frames or some of them; rank 0 writes it.
+
+    Only the first two frames have boxes: of two ranks the second has none at all.
     """
     request = Request(zoo=("moco_v2",), protocols=("pf",), preset="tiny", overrides=PLAIN)
     protocol = cells(request)[0].protocol
@@ -45,38 +54,40 @@ def one_step(shelf, data, accumulate, to):
     model, _ = build(protocol, tasks, Zoo(shelf).canonical(find("moco_v2"), stand_in=True), seed=0)
     train = read(data).train
     names = sorted(train)[:4]
-    frames = withhold(
-        train,
-        {
-            name: tuple(t for t in train[name].tasks() if t != "det" or name in names[:2])
-            for name in names
-        },
-    )
-    order = Zeroing(frames=tuple(names), epochs=1, batch=4, seed="0")
-    order.__class__.batch_at = lambda self, step: names  # in order, so that the halves are known
+    carried = {
+        name: tuple(t for t in train[name].tasks() if t != "det" or name in names[:2])
+        for name in names
+    }
+    used = tuple(names[frames])
+    order = InOrder(frames=used, epochs=1, batch=len(used), seed="0")
     model.learn(LEARNS)
     network = model
     if dist.size() > 1:
         model.backbone = synchronised(model.backbone)
         network = torch.nn.parallel.DistributedDataParallel(model)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    (parts,) = training_batches(order, frames, protocol.input, start=0, parts=accumulate)
+    (parts,) = training_batches(
+        order, withhold(train, carried), protocol.input, start=0, parts=accumulate
+    )
     row = _step(network, losses(protocol, tasks), optimiser, optim, parts)
     if dist.rank() == 0:
-        torch.save(
-            {"row": row, "boxes": [len(b) for b in parts[0].boxes_xyxy], **model.state_dict()}, to
-        )
+        boxes = [len(one) for part in parts for one in part.boxes_xyxy]
+        torch.save({"row": row, "boxes": boxes, **model.state_dict()}, to)
 
 
 @pytest.fixture
-def alone(stand_ins, streets, tmp_path, monkeypatch):
-    monkeypatch.setattr(Zeroing, "batch_at", Zeroing.batch_at)  # put back afterwards
-    one_step(stand_ins, streets, 1, tmp_path / "alone.pt")
-    return torch.load(tmp_path / "alone.pt")
+def alone(stand_ins, streets, tmp_path):
+    return after(one_step, stand_ins, streets, tmp_path / "alone.pt")
+
+
+def after(step, shelf, data, to, *more):
+    """Return what a step leaves."""
+    step(shelf, data, to, *more)
+    return torch.load(to)
 
 
 def test_two_ranks_take_the_step_of_one_process(alone, stand_ins, streets, tmp_path):
-    together(one_step, (stand_ins, streets, 1, tmp_path / "two.pt"), 2)
+    together(one_step, (stand_ins, streets, tmp_path / "two.pt"), 2)
     two = torch.load(tmp_path / "two.pt")
     assert sum(alone["boxes"][:2]) > 0
     assert alone["boxes"][2:] == [0, 0]
@@ -121,6 +132,7 @@ def test_a_rank_that_dies_takes_the_others_with_it_and_the_cell_fails(streets, n
         run_cell(str(home))
     killing.join()
     assert error_of(home) == "RankFailed: rank 1: died of SIGKILL"
+    assert cause(error_of(home)) is NODE
     assert owner(home) is None
     assert multiprocessing.active_children() == []
 
@@ -143,13 +155,21 @@ def test_the_first_error_is_the_one_that_is_told(tmp_path):
         together(fail_on_the_second, (tmp_path,), 2)
 
 
-def test_accumulated_parts_are_averaged(stand_ins, streets, tmp_path, alone):
-    one_step(stand_ins, streets, 2, tmp_path / "parts.pt")
-    parts = torch.load(tmp_path / "parts.pt")
-    assert parts["boxes"] == alone["boxes"][:2]
-    # Each part is normalised by itself: the second, which has no boxes, halves the loss of boxes.
-    assert parts["row"][2] != alone["row"][2]
-    assert bool(parts["row"].isfinite().all())
+def test_accumulated_parts_take_the_mean_of_their_own_steps(stand_ins, streets, tmp_path):
+    both, first, second = (
+        after(one_step, stand_ins, streets, tmp_path / f"{number}.pt", frames, accumulate)
+        for number, (frames, accumulate) in enumerate(
+            [(slice(4), 2), (slice(2), 1), (slice(2, 4), 1)]
+        )
+    )
+    assert both.pop("boxes") == first.pop("boxes") + second.pop("boxes")
+    rows = [one.pop("row")[:-1] for one in (both, first, second)]  # without the gradient's norm
+    assert torch.allclose(rows[0], (rows[1] + rows[2]) / 2)
+    learned = {name for name in both if not torch.equal(first[name], second[name])}
+    assert {name.split(".")[0] for name in learned} >= {"backbone", "neck", "heads"}
+    for name in learned - {name for name in learned if "running" in name}:
+        mean = (first[name].double() + second[name].double()) / 2
+        assert (mean - both[name]).abs().max() <= 1e-6 * mean.abs().max(), name
 
 
 def test_what_batchnorm_sees_is_in_the_key():
