@@ -85,8 +85,8 @@ def gpus(command: Command) -> Command:
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Train each cell on so many GPUs of one machine, its batch shared out; what --slurm asks "
-        "for is for each of them.",
+        help="Train each cell on so many GPUs of one machine, its batch shared out. What --slurm "
+        "asks for is for each of them.",
     )(command)
 
 

@@ -196,7 +196,7 @@ def _step(
                 batch.images.device.type, torch.bfloat16, optim.precision == "bf16"
             ):
                 outputs = model(batch.images, batch.sizes_hw, batch.boxes_xyxy)
-            by_task = losses(outputs, batch)
+            by_task = losses(outputs, batch)  # matching and losses in float32, whatever precision
             terms = torch.stack([by_task[task] for task in losses.losses]) / len(batches)
             (dist.size() * terms.sum()).backward()
         whole += dist.over_all(terms)

@@ -7,7 +7,9 @@ from bench.plan import Place, plan, write_orders
 from bench.store import Store
 
 
-def prepared(store, data, protocol="paf", zoo="moco_v2", overrides=(), ranks=1):
+def prepared(
+    store, data, protocol="paf", zoo="moco_v2", overrides=(), ranks=1, heads="transformer"
+):
     """Write the orders of one tiny cell and return its folder."""
     request = Request(
         zoo=(zoo,),
@@ -15,6 +17,7 @@ def prepared(store, data, protocol="paf", zoo="moco_v2", overrides=(), ranks=1):
         schemes=("zeroing",),
         preset="tiny",
         overrides=overrides,
+        heads=heads,
     )
     place = Place(store=Store(store), data=str(data), stand_ins=True, ranks=ranks)
     place.store.prepare()
