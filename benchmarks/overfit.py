@@ -1,13 +1,16 @@
 """Can the networks learn? Eight real frames, learned by heart from a random backbone.
 
-    python benchmarks/overfit.py --data ../shared/data/bdd_mini            two cores, half an hour
-    python benchmarks/overfit.py --data ../shared/data/bdd_mini --full     a GPU: the paper's sizes
+    python benchmarks/overfit.py --data ../shared/data/bdd_mini          two cores, half an hour
+    … --full           a GPU: the paper's sizes
+    … --heads conv     Faster R-CNN and Semantic FPN
+    … --protocol lv    with the LV-Adapter
 
 The frames are those with all three labels that have the most boxes of a size that the network can
 see. They go through `run_cell` like any cell of a comparison, to train on and to score: what is
 asked is whether a model that is scored as all others are gives back what it was shown. The backbone
-is the random stand-in of the supervised checkpoint. `bench status --store …` shows progress; the
-same command continues a run that was cut off. Exit code 1: a bar was missed.
+is the random stand-in of the supervised checkpoint, or with `lv` of CLIP; all that learns in
+*finetune* does so from the first step. `bench status --store …` shows progress; the same command
+continues a run that was cut off. Exit code 1: a bar was missed.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from bench.data.transforms import fit
 from bench.plan import Place, plan, write_orders
 from bench.run import run_cell
 from bench.store import Store, read_json, read_lines, write_text
-from protocols.presets import protocol
+from protocols.presets import HEADS, protocol
 from protocols.stages import Input, Optim, Protocol
 from zoo.catalog import find
 
@@ -44,32 +47,37 @@ class Trial:
     bars: dict[str, float]
 
 
-def small() -> Trial:
-    """Return the demo's widths at 284x160 with 100 proposals, for two cores."""
-    demo = protocol("pf", "demo")
-    (finetune,) = demo.stages
+def small(name: str = "pf", heads: str = "transformer") -> Trial:
+    """Return the demo's widths at 284x160 with at least 100 proposals, for two cores."""
+    demo = protocol(name, "demo", heads)
+    finetune, model = demo.stages[-1], demo.model
+    if heads == "transformer":
+        model = replace(model, det=replace(model.det, proposals=100))
     values = replace(
         demo,
         stages=(replace(finetune, epochs=14, lr=5e-4, warmup_steps=50, decay_at=(0.7, 0.9)),),
         scheme="zeroing",
         input=replace(demo.input, train_short=(160,), test_short=160, max_long=288),
-        model=replace(demo.model, det=replace(demo.model.det, proposals=100)),
+        model=model,
         optim=Optim(batch=4),
         val_every=1,
     )
     return Trial(protocol=values, bars={"sem/mIoU": 60, "driv/mIoU": 80, "det/AP50": 30})
 
 
-def full() -> Trial:
+def full(name: str = "pf", heads: str = "transformer") -> Trial:
     """Return the paper's sizes at 1280x720, without dropout, for a GPU."""
-    paper = protocol("pf", "paper")
-    (finetune,) = paper.stages
+    paper = protocol(name, "paper", heads)
+    finetune, model, adapter = paper.stages[-1], paper.model, paper.adapter
+    if heads == "transformer":
+        model = replace(model, seg=replace(model.seg, dropout=0.0))
     values = replace(
         paper,
         stages=(replace(finetune, epochs=60, lr=1e-4, warmup_steps=100),),
         scheme="zeroing",
         input=replace(paper.input, train_short=(720,)),
-        model=replace(paper.model, seg=replace(paper.model.seg, dropout=0.0)),
+        model=model,
+        adapter=replace(adapter, dropout=0.0) if adapter else None,
         optim=Optim(batch=4),
         val_every=2,
     )
@@ -134,7 +142,7 @@ def prepared(values: Protocol, data: Path, store: Path) -> Path:
     """Write the order of the one cell and return its folder."""
     place = Place(store=Store(store), data=str(data), stand_ins=True)
     place.store.prepare()
-    zoo = find("supervised").name
+    zoo = find("clip" if values.adapter else "supervised").name
     planned = plan([Cell(zoo=zoo, protocol=values, setting="full", tasks=TASKS, seed=0)], place)
     write_orders(planned, place)
     return planned[0].folder
@@ -175,9 +183,11 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="a BDD100K folder")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="the folder of results")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, for a GPU")
+    parser.add_argument("--heads", choices=HEADS, default="transformer")
+    parser.add_argument("--protocol", choices=("pf", "lv"), default="pf")
     parser.add_argument("--epochs", type=int, help=f"each of {FRAMES * COPIES} images")
     asked = parser.parse_args()
-    trial = full() if asked.full else small()
+    trial = (full if asked.full else small)(asked.protocol, asked.heads)
     values = trial.protocol
     if asked.epochs:
         values = replace(values, stages=(replace(values.stages[0], epochs=asked.epochs),))
