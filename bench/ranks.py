@@ -112,6 +112,8 @@ def _member(
         function(*args)
     except stop.Stopped:
         sys.exit(stop.EXIT_CODE)
+    finally:
+        _be_deaf()  # while Python ends it forgets its handlers, and what comes then would kill it
     torch.distributed.destroy_process_group()
 
 
@@ -130,12 +132,13 @@ def _held_back() -> Iterator[None]:
 
 def _listen(rank: int) -> None:
     """Let rank 0 alone be asked to stop: it saves, and the others end with it."""
-    if rank == 0:
-        stop.listen()
-    else:
-        for number in stop.SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    stop.listen() if rank == 0 else _be_deaf()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stop.SIGNALS)
+
+
+def _be_deaf() -> None:
+    for number in stop.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with(sentinel: int) -> None:
