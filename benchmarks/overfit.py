@@ -8,9 +8,9 @@
 The frames are those with all three labels that have the most boxes of a size that the network can
 see. They go through `run_cell` like any cell of a comparison, to train on and to score: what is
 asked is whether a model that is scored as all others are gives back what it was shown. The backbone
-is the random stand-in of the supervised checkpoint, or with `lv` of CLIP; all that learns in
-*finetune* does so from the first step. `bench status --store …` shows progress; the same command
-continues a run that was cut off. Exit code 1: a bar was missed.
+is the random stand-in of the supervised checkpoint, or with `lv` of CLIP, whose one epoch of *adapt*
+comes first. `bench status --store …` shows progress; the same command continues a run that was cut
+off. Exit code 1: a bar was missed.
 """
 
 import argparse
@@ -50,12 +50,16 @@ class Trial:
 def small(name: str = "pf", heads: str = "transformer") -> Trial:
     """Return the demo's widths at 284x160 with at least 100 proposals, for two cores."""
     demo = protocol(name, "demo", heads)
-    finetune, model = demo.stages[-1], demo.model
+    *adapt, finetune = demo.stages
+    model = demo.model
     if heads == "transformer":
         model = replace(model, det=replace(model.det, proposals=100))
     values = replace(
         demo,
-        stages=(replace(finetune, epochs=14, lr=5e-4, warmup_steps=50, decay_at=(0.7, 0.9)),),
+        stages=(
+            *adapt,
+            replace(finetune, epochs=14, lr=5e-4, warmup_steps=50, decay_at=(0.7, 0.9)),
+        ),
         scheme="zeroing",
         input=replace(demo.input, train_short=(160,), test_short=160, max_long=288),
         model=model,
@@ -68,12 +72,16 @@ def small(name: str = "pf", heads: str = "transformer") -> Trial:
 def full(name: str = "pf", heads: str = "transformer") -> Trial:
     """Return the paper's sizes at 1280x720, without dropout, for a GPU."""
     paper = protocol(name, "paper", heads)
-    finetune, model, adapter = paper.stages[-1], paper.model, paper.adapter
+    *adapt, finetune = paper.stages
+    model, adapter = paper.model, paper.adapter
     if heads == "transformer":
         model = replace(model, seg=replace(model.seg, dropout=0.0))
     values = replace(
         paper,
-        stages=(replace(finetune, epochs=60, lr=1e-4, warmup_steps=100),),
+        stages=(
+            *adapt,
+            replace(finetune, epochs=60, lr=1e-4, warmup_steps=100),
+        ),
         scheme="zeroing",
         input=replace(paper.input, train_short=(720,)),
         model=model,
@@ -190,7 +198,8 @@ def main() -> int:
     trial = (full if asked.full else small)(asked.protocol, asked.heads)
     values = trial.protocol
     if asked.epochs:
-        values = replace(values, stages=(replace(values.stages[0], epochs=asked.epochs),))
+        *adapt, finetune = values.stages
+        values = replace(values, stages=(*adapt, replace(finetune, epochs=asked.epochs)))
 
     frames = chosen(asked.data, values.input)
     data = asked.store / f"overfit-{values.input.test_short}"
