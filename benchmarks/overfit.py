@@ -8,7 +8,7 @@
 The frames are those with all three labels that have the most boxes of a size that the network can
 see. They go through `run_cell` like any cell of a comparison, to train on and to score: what is
 asked is whether a model that is scored as all others are gives back what it was shown. The backbone
-is the random stand-in of the supervised checkpoint, or with `lv` of CLIP, whose one epoch of *adapt*
+is the random stand-in of the supervised checkpoint; with `lv` it is CLIP's, and an epoch of *adapt*
 comes first. `bench status --store …` shows progress; the same command continues a run that was cut
 off. Exit code 1: a bar was missed.
 """
