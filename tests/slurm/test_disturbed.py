@@ -121,7 +121,7 @@ def test_two_ranks_of_one_cell(submitted, runs, slurm, undisturbed_of_two, how):
         until(lambda: warned(pid))
     go_on(pid)
     assert ends(process, runs, undisturbed_of_two)
-    assert runs.attempts(home) == 2
+    assert runs.attempts(home) >= 2  # the time may be over more than once
     assert json.loads((home / "result.json").read_text())["provenance"]["ranks"] == 2
 
 
