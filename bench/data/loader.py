@@ -16,13 +16,14 @@ import torch
 from bench import dist
 from bench.data.bdd100k import Frame
 from bench.data.classes import TASKS
-from bench.data.sample import Batch, Sample, collate, decode
+from bench.data.sample import Batch, Sample, collate, decode, padded
 from bench.data.transforms import fit, resize, resize_image
 from protocols.schemes import Zeroing
 from protocols.stages import Input
 
 AHEAD = 3  # batches in the making while one is used
 
+Size = tuple[int, int]  # height, width
 T = TypeVar("T")
 
 
@@ -36,23 +37,32 @@ def training_batches(
 ) -> Iterator[tuple[Batch, ...]]:
     """Yield the batches of steps `start`, `start + 1`, … of an order, with all labels there are.
 
-    Each comes in so many equal parts, and of each part what is this rank's.
+    Each comes in so many equal parts, and of each part what is this rank's; all ranks pad a part to
+    one size.
     """
 
-    def sample(step: int, position: int, name: str) -> Sample:
+    def size_hw(step: int, position: int, name: str) -> Size:
         short = random.Random(f"{order.seed}/{step}/{position}").choice(sizes.train_short)
-        size_hw = fit(frames[name].size_hw, short, sizes.max_long)
-        return resize(decode(frames[name], TASKS), size_hw)
+        return fit(frames[name].size_hw, short, sizes.max_long)
 
-    each = order.batch // parts // dist.size()
-    firsts = range(dist.rank() * each, order.batch, dist.size() * each)
-    work = (
-        [(step, first + i, name) for i, name in enumerate(names[first : first + each])]
-        for step in range(start, order.steps)
-        for names in (order.batch_at(step),)
-        for first in firsts
-    )
-    batches = (collate(samples, sizes.pad_to) for samples in _ahead(work, sample))
+    def sample(name: str, size_hw: Size, padded_hw: Size) -> tuple[Sample, Size]:
+        return resize(decode(frames[name], TASKS), size_hw), padded_hw
+
+    def work() -> Iterator[list[tuple[str, Size, Size]]]:
+        together = order.batch // parts
+        each = together // dist.size()
+        for step in range(start, order.steps):
+            batch = [
+                (name, size_hw(step, position, name))
+                for position, name in enumerate(order.batch_at(step))
+            ]
+            for first in range(0, order.batch, together):
+                padded_hw = padded([hw for _, hw in batch[first : first + together]], sizes.pad_to)
+                mine = first + dist.rank() * each
+                yield [(*item, padded_hw) for item in batch[mine : mine + each]]
+
+    made = (zip(*pairs, strict=True) for pairs in _ahead(work(), sample))
+    batches = (collate(list(samples), sizes_hw[0]) for samples, sizes_hw in made)
     yield from zip(*[batches] * parts, strict=True)
 
 
@@ -69,7 +79,8 @@ def test_batches(
     listed = iter([(frame,) for frame in frames])
     for pairs in _ahead(iter(lambda: list(islice(listed, batch)), []), pair):
         resized, stored = zip(*pairs, strict=True)
-        yield collate(list(resized), sizes.pad_to), list(stored)
+        size_hw = padded([sample.size_hw for sample in resized], sizes.pad_to)
+        yield collate(list(resized), size_hw), list(stored)
 
 
 def _ahead(work: Iterator[list[tuple]], make: Callable[..., T]) -> Iterator[list[T]]:

@@ -3,6 +3,7 @@
 Legend: B images, H W pixels, N boxes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -92,10 +93,15 @@ def decode(frame: Frame, tasks: tuple[str, ...]) -> Sample:
     )
 
 
-def collate(samples: list[Sample], pad_to: int) -> Batch:
-    """Pad samples to the size of the largest, rounded up to a multiple of `pad_to`."""
-    sides = zip(*(sample.size_hw for sample in samples), strict=True)
-    height, width = (-(-max(side) // pad_to) * pad_to for side in sides)
+def padded(sizes_hw: Iterable[tuple[int, int]], pad_to: int) -> tuple[int, int]:
+    """Return the largest height and width, each rounded up to a multiple of `pad_to`."""
+    height, width = (-(-max(side) // pad_to) * pad_to for side in zip(*sizes_hw, strict=True))
+    return height, width
+
+
+def collate(samples: list[Sample], size_hw: tuple[int, int]) -> Batch:
+    """Pad samples to a size, below and on the right."""
+    height, width = size_hw
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     maps = {t: torch.full((len(samples), height, width), IGNORE).byte() for t in ("sem", "driv")}
     for i, sample in enumerate(samples):

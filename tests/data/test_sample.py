@@ -11,7 +11,7 @@ from bench.data import DataError
 from bench.data.bdd100k import Boxes, Frame, read
 from bench.data.loader import test_batches as scoring_batches
 from bench.data.loader import training_batches
-from bench.data.sample import Sample, collate, decode
+from bench.data.sample import Sample, collate, decode, padded
 from bench.data.transforms import fit, resize
 from protocols.presets import protocol
 from protocols.schemes import Zeroing
@@ -111,7 +111,7 @@ def test_padding_is_ignored_and_unlabelled_is_not_empty():
         boxes_xyxy=torch.zeros(0, 4),
         classes=torch.zeros(0).long(),
     )
-    batch = collate([first, empty], pad_to=32)
+    batch = collate([first, empty], padded([first.size_hw, empty.size_hw], pad_to=32))
     assert batch.images.shape == (2, 3, 32, 64)
     assert batch.sizes_hw.tolist() == [[30, 50], [32, 40]]
     assert (batch.sem[0, :30, :50] == 0).all()
