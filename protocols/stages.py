@@ -76,7 +76,7 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFormerSizes:
-    """Sizes of a MaskFormer head (paper.md 5.2 is facebookresearch/MaskFormer's R50 config)."""
+    """Sizes of a MaskFormer head (facebookresearch/MaskFormer's R50 configuration)."""
 
     width: int
     queries: int

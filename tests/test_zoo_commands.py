@@ -19,7 +19,7 @@ from zoo.resnet50 import Normalisation
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# `inspect --json` for other programs: what cli.md's contract names, and what we add to it.
+# `inspect --json` for other programs: what the command's contract names, and what we add to it.
 CONTRACT = {
     *("ok", "file", "sha256", "container", "layout", "variant", "role", "prefix", "required"),
     *("matched", "counters", "dropped", "warnings", "error"),
