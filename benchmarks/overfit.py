@@ -158,18 +158,20 @@ def prepared(values: Protocol, data: Path, store: Path) -> Path:
 
 def curve(home: Path, scores: Iterable[str]) -> str:
     """Return the mean losses up to each validation, and its scores, as a Markdown table."""
-    titles = ["epoch", "step", *(f"{task} loss" for task in TASKS), *scores]
-    rows = [titles, ["---:"] * len(titles)]
-    sums, before, validated = dict.fromkeys(TASKS, 0.0), 0, 0
+    titles = ["stage", "epoch", "step", *(f"{task} loss" for task in TASKS), *scores]
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    sums, stage, before, validated = dict.fromkeys(TASKS, 0.0), "", 0, 0
     for line in read_lines(home / "progress.jsonl"):
         step = line["step"]
+        if line["stage"] != stage:
+            stage, before, validated = line["stage"], 0, 0
         if line["kind"] == "train":  # the mean of the steps since the last such line
             sums = {task: sums[task] + line["losses"][task] * (step - before) for task in TASKS}
             before = step
             continue
         shown = [f"{sums[task] / (step - validated):.3f}" for task in TASKS]
         shown += [f"{line['metrics'][score]:.1f}" for score in scores]
-        rows.append([str(line["epoch"]), str(step), *shown])
+        rows.append([stage, str(line["epoch"]), str(step), *shown])
         sums, validated = dict.fromkeys(TASKS, 0.0), step
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
