@@ -42,7 +42,7 @@ FRAMES = Counts(train_100k=20, train_10k=10, shared=4, val_100k=6, val_10k=4)
 LONGER = replace(
     REQUEST, overrides=(*REQUEST.overrides, "stages.adapt.epochs=2", "stages.finetune.epochs=4")
 )
-DISK_MB = 300  # stand-ins 200, data 15, one cell's states 30
+DISK_MB = 500  # stand-ins 190, data 15, cells and states of both rounds 170
 PHASES = ("start", "first epoch", "adapt", "finetune", "scoring", "labels", "end")
 
 
