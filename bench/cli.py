@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.config import config
-from bench.selectors import asked, code_change, commas, gpus, latest, values
+from bench.selectors import asked, code_change, commas, gpus, latest, on_command_line, values
 from bench.store_commands import add_to
 from bench.zoo_commands import zoo
 
@@ -31,14 +32,18 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message())
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. The same command continues from the last saved epoch.", err=True)
+        goes_on = sys.argv[1:2] in (["run"], ["retry"])
+        more = " The same command continues from the last saved step." if goes_on else ""
+        click.echo(f"Interrupted.{more}", err=True)
         sys.exit(130)
     except ValueError as error:
         if not isinstance(error, _mistakes()):
             raise
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'this machine'}: {error.strerror}.")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = " Make room; the same command continues." if full else ""
+        _fail(f"{error.filename or 'the store, or where it keeps MLflow'}: {error.strerror}.{cure}")
     else:
         sys.exit(code or 0)
 
@@ -94,6 +99,8 @@ def run(reuse: str, retry: str, **chosen: Any) -> int:
     how = How(**{field.name: chosen[field.name] for field in fields(How)})
     if how.detach and how.runner != "slurm":
         raise click.UsageError("--detach leaves cells to SLURM: it needs --runner slurm.")
+    if how.slurm and how.runner != "slurm" and on_command_line("slurm"):
+        raise click.UsageError("--slurm is about jobs of SLURM: it needs --runner slurm.")
     request, place = asked(chosen)
     place.store.check()
     draw_demo(place)

@@ -16,6 +16,7 @@ from rich.table import Table
 from bench.plan import Node
 from bench.status import Reached, reached
 from bench.store import state
+from bench.sweep import STOPPED
 
 POLL_S = 0.5
 
@@ -57,8 +58,13 @@ class Display:
     def finished(self, one: Node, error: str | None) -> None:
         """Say how a cell ended."""
         self.ended += 1
-        busy = (error or "").startswith("Busy")
-        how = "done" if error is None else error if busy else f"failed: {error}"
+        how = "done" if error is None else f"failed: {error}"
+        if error and error.startswith("Busy"):
+            how = error
+        elif error and error.startswith(STOPPED):
+            how = (
+                f"stopped: {error.removeprefix(f'{STOPPED}: ')}; the next bench run goes on with it"
+            )
         say(self.console, f"[{self.ended}/{len(self.nodes)}] {one.title}: {how}")
         self._progress.update(self._total, completed=self.ended)
         if one.folder in self._bars:

@@ -33,7 +33,13 @@ NEEDS = Cause(name="needs", again=True, cure="What it waits for failed: bench st
 CHANGED = Cause(
     name="other code",
     again=False,
-    cure="The same command plans it with the code as it is now; --allow-code-change goes on.",
+    cure="The same command plans it anew with the code as it is now; where it had begun, "
+    "--allow-code-change goes on, and --reuse never starts it again.",
+)
+DAMAGED = Cause(
+    name="damaged",
+    again=False,
+    cure="--reuse never starts it again, and keeps what is there in old/.",
 )
 CODE = Cause(name="code", again=True, cure="bench show CELL has the whole story.")
 
@@ -44,6 +50,7 @@ _SIGNS = (  # (in the first line of error.txt, cause)
     (r"^(The worker died|NodeFailure|RankFailed: rank \d+: died of)", NODE),
     (r"^(BenchError: )?Needs ", NEEDS),
     (r"^CodeChanged", CHANGED),
+    (r"^BenchError: No state in ", DAMAGED),
 )
 
 

@@ -169,6 +169,7 @@ def choose_runner(
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdecimal() and int(given) else max(1, cores // slots)
     what = f"{ranks} GPUs" if gpus and ranks > 1 else "a GPU" if gpus else "no GPU"
+    what += f", in {ranks} processes" * (ranks > 1)
     line = f"{slots} at once, each with {threads} thread{'s' * (threads > 1)} and {what}"
     return Local(store / "logs", slots, threads, gpus[: slots * ranks]), line
 

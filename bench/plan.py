@@ -210,9 +210,10 @@ class _Planner:
         self.splits: dict[tuple[Any, ...], Split] = {}
         self.carried: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
         self.labels: dict[Path, PseudoLabels] = {}
-        homes = (home for home in place.store.cells() if state(home) == "done")
-        orders = (read_json(home / "cell.json") for home in homes)
-        self.finished = {order["address"]: order for order in orders}
+        orders = place.store.orders()
+        self.finished = {
+            order["address"]: order for home, order in orders.items() if state(home) == "done"
+        }
         self.known: dict[Cell, PlannedCell] = {}
 
     def planned(self, cell: Cell) -> PlannedCell:
@@ -227,15 +228,17 @@ class _Planner:
             folder = self.place.store.folder(f"{cell.address}-{order['key'][:8]}")
             order |= self._code(folder, "cell.json", ("state.pt", "state.prev.pt"))
             now = state(folder)
+            why = reason(folder, now, order, self.finished.get(cell.address))
+            unreadable = now == "done" and not why.startswith("done")
             self.known[cell] = PlannedCell(
                 cell=cell,
                 order=order,
                 split=frames,
                 labels=labels,
                 folder=folder,
-                state=now,
-                reason=reason(folder, now, order, self.finished.get(cell.address)),
-                given_up=given_up(folder, now),
+                state="failed" if unreadable else now,
+                reason=why,
+                given_up=given_up(folder, now) or unreadable or why == OTHER_CODE,
             )
         return self.known[cell]
 
@@ -277,7 +280,7 @@ class _Planner:
             order=order,
             state=now,
             reason=why,
-            given_up=given_up(folder, now),
+            given_up=given_up(folder, now) or why == OTHER_CODE,
             teachers=taught_by,
         )
         return self.labels[folder]

@@ -22,8 +22,8 @@ from bench.store import append_line, job, read_lines
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pycocotools")
 AFFECTING = (
-    *("bench/data", "bench/model", "bench/train", "bench/eval", "bench/pseudo.py", "bench/run.py"),
-    *("zoo", "protocols"),
+    *("bench/data", "bench/model", "bench/train", "bench/eval", "zoo", "protocols"),
+    *(f"bench/{name}.py" for name in ("dist", "pseudo", "ranks", "run", "weights")),
 )
 SOURCES = (".py", ".toml", ".json")
 
@@ -47,11 +47,12 @@ def begin(home: Path, order: dict[str, Any]) -> dict[str, Any]:
         )
     (home / "error.txt").unlink(missing_ok=True)
     started = provenance()
-    append_line(home / "attempts.jsonl", started)
+    append_line(home / "attempts.jsonl", {**started, "ranks": order.get("ranks", 1)})
     attempts = read_lines(home / "attempts.jsonl")
     used = dict.fromkeys(one["sources"] for one in attempts if "sources" in one)
-    ranks = order.get("ranks", 1)
-    return {**started, "ranks": ranks, "sources": list(used), "attempts": len(attempts)}
+    ranks = dict.fromkeys(one["ranks"] for one in attempts if "ranks" in one)
+    lists = {"ranks": list(ranks), "sources": list(used)}
+    return {**started, **lists, "attempts": len(attempts)}
 
 
 def provenance() -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from bench import BenchError
 from bench.failure import CHANGED, cause
 from bench.provenance import code_hash
-from bench.store import error_of, read_json
+from bench.store import error_of, read_result
 
-OTHER_CODE = "begun with other code (--allow-code-change goes on)"
+OTHER_CODE = "begun with other code: --allow-code-change goes on, --reuse never starts it again"
 
 
 def refused(order: dict[str, Any]) -> bool:
@@ -29,7 +30,10 @@ def reason(folder: Path, now: str, order: dict[str, Any], finished: dict[str, An
     `finished` is the order of a finished cell with the same address, if there is one.
     """
     if now == "done":
-        return f"done {read_json(folder / 'result.json')['provenance']['finished']}"
+        try:
+            return f"done {read_result(folder)['provenance']['finished']}"
+        except BenchError as error:
+            return f"failed: {error}"
     if now != "running" and refused(order):
         return OTHER_CODE
     if now == "failed":

@@ -15,6 +15,7 @@ from bench.display import say, terminal
 from bench.invocations import Invocation, record
 from bench.launch import choose_runner, launch
 from bench.plan import Place, PlannedCell
+from bench.reasons import OTHER_CODE
 from bench.store import owner, state
 from bench.tables import request_of, texts
 from bench.track import address
@@ -70,7 +71,9 @@ def carry_out(planned: list[PlannedCell], place: Place, how: How, invocation: In
     runner, words = choose_runner(
         how.runner, place.store.root, how.jobs, todo, how.slurm, how.gpus_per_cell
     )
-    say(console, f"{len(planned)} cells, {todo} to run: {words}. Store: {place.store.root}")
+    labels = any(one.labels and one.labels.to_run for one in planned if one.to_run)
+    what = f"{todo} to run{', and pseudo labels to make' * labels}"
+    say(console, f"{len(planned)} cells, {what}: {words}. Store: {place.store.root}")
     uri = address(how.track, place.store.root)
     code = launch(
         planned,
@@ -122,4 +125,5 @@ def _closing(planned: list[PlannedCell], command: str, console: Console) -> None
     states = Counter(state(one.folder) for one in planned)
     say(console, ", ".join(f"{count} {name}" for name, count in sorted(states.items())))
     if set(states) != {"done"}:
-        say(console, f"Continue with: {command}")
+        leave = " --allow-code-change" * any(one.reason == OTHER_CODE for one in planned)
+        say(console, f"Continue with: {command}{leave}")

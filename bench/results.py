@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import BenchError
 from bench.cell import Cell
-from bench.store import Store, read_json, state
+from bench.store import Store, error_of, read_json, read_result, state
 from reports.tables import METRICS
 from zoo.catalog import Checkpoint, find
 
@@ -34,10 +36,9 @@ def rows(
 
     listed, exactly = list(cells), dict(exactly or {})
     addresses = {cell.address for cell in listed}
-    orders = {home: read_json(home / "cell.json") for home in store.cells()}
     orders = {
         home: order
-        for home, order in orders.items()
+        for home, order in store.orders().items()
         if order["address"] in addresses
         and (root is None or root.resolve() == Path(order["data"]["root"]).resolve())
     }
@@ -54,8 +55,8 @@ def rows(
 def constants(frame: DataFrame) -> dict[str, float]:
     """Return the scores of the best constant prediction on the frames' validation set."""
     for home in frame["folder"].dropna():
-        if (Path(home) / "result.json").exists():
-            scores = read_json(Path(home) / "result.json")["constant"]
+        with suppress(FileNotFoundError, BenchError):
+            scores = read_result(Path(home))["constant"]
             return {name: value for name, value in scores.items() if value is not None}
     return {}
 
@@ -95,8 +96,11 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
     weights = [order["weights"], *order.get("parts", {}).values()]
     row["stand_in"] = order["data"]["drawn"] or any(one["stand_in"] for one in weights)
     if now == "failed":
-        row["error"] = (home / "error.txt").read_text().partition("\n")[0]
+        row["error"] = error_of(home)
     if now == "done":
-        scores = read_json(home / "result.json")["metrics"]
-        row |= {name: value for name, value in scores.items() if value is not None}
+        try:
+            scores = read_result(home)["metrics"]
+            row |= {name: value for name, value in scores.items() if value is not None}
+        except BenchError as error:
+            row |= {"state": "failed", "error": str(error)}
     return row

@@ -10,6 +10,7 @@ from bench.cell import Cell
 from bench.failure import NEEDS, cause
 from bench.invocations import Invocation, invocations
 from bench.plan import plan
+from bench.reasons import OTHER_CODE
 from bench.reconcile import How, carry_out
 from bench.status import Stored, stored
 from bench.store import Store, error_of
@@ -74,7 +75,8 @@ def _run(asked: Invocation, cells: list[Stored], allow_code_change: bool) -> int
         click.echo(f"Weights or data have changed since. This plans them anew: {asked.command}")
         return 3
     labels = {one.labels.folder for one in planned if one.labels}
-    for folder in {one.home for one in cells} | labels:
+    waiting = {one.folder for one in planned if one.reason == OTHER_CODE}
+    for folder in ({one.home for one in cells} | labels) - waiting:
         (folder / "error.txt").unlink(missing_ok=True)
     how = How(**{**asked.how, "slurm": tuple(asked.how["slurm"])})
     return carry_out(plan(wanted, place), place, how, asked)

@@ -6,6 +6,9 @@ adapt: the neck learns   ->  finetune: all learn    bench.train.engine
 the last state, scored on the validation frames     bench.eval.evaluate
 """
 
+import logging
+import os
+import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +57,8 @@ def run_cell(folder: str) -> None:
 
 def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) -> None:
     """Make a cell's result, as one process or as one of several ranks; rank 0 alone writes it."""
+    if "SUBMITIT_EXECUTOR" in os.environ:  # nobody watches but its log
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
     cell = Cell.from_resolved(order["resolved"])
     protocol, tasks = cell.protocol, cell.tasks
     data = bdd100k.read(Path(order["data"]["root"]))

@@ -71,6 +71,12 @@ def values(command: Command) -> Command:
     return selectors(command)
 
 
+def on_command_line(name: str) -> bool:
+    """Return whether an option was given here, and not kept in a file."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
 def code_change(command: Command) -> Command:
     """Give a command the option that lets other code go on with what was begun."""
     return click.option(
@@ -164,13 +170,12 @@ def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
 def latest(chosen: dict[str, Any]) -> dict[str, Any]:
     """Return the options with the data and the preset of the newest result where none is given."""
     from bench.cell import Cell
-    from bench.store import read_json
 
-    homes = store_of(chosen).cells()
-    if chosen["data"] or chosen["preset"] or os.environ.get("BENCH_DATA") or not homes:
+    if chosen["data"] or chosen["preset"] or os.environ.get("BENCH_DATA"):
         return chosen
-    newest = max(homes, key=lambda home: (home / "cell.json").stat().st_mtime)
-    order = read_json(newest / "cell.json")
+    if not (orders := store_of(chosen).orders()):
+        return chosen
+    order = orders[max(orders, key=lambda home: (home / "cell.json").stat().st_mtime)]
     preset = Cell.from_resolved(order["resolved"]).protocol.preset
     return {**chosen, "data": order["data"]["root"], "preset": preset}
 

@@ -70,6 +70,7 @@ def selftest(
     home = Path(tempfile.mkdtemp(prefix="selftest-", dir=folder.absolute()))
     start: Start = Process if runner is None else lambda cell: Submitted(runner, cell)
     trial = Trial(home=home, start=start, say=say)
+    say(f"In {home}, which is removed where all is well.")
     plain, paces = trial.undisturbed()
     if not preempt:
         shutil.rmtree(home)

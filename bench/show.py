@@ -10,7 +10,7 @@ from typing import Any
 from bench import BenchError
 from bench.failure import cause
 from bench.status import Stored, line
-from bench.store import error_of, owner, read_json, read_lines, state
+from bench.store import error_of, handed_to, owner, read_json, read_lines, read_result, state
 
 POLL_S = 0.5
 
@@ -18,15 +18,15 @@ POLL_S = 0.5
 def facts(one: Stored) -> dict[str, Any]:
     """Return what `show --json` prints of a cell; what is not there (yet) is None."""
     home, happened = one.home, error_of(one.home)
-    result = _json(home / "result.json")
+    result = read_result(home) if (home / "result.json").exists() and one.cell else None
     return {
         **line(one),
         "folder": str(home),
         "order": one.order,
         "running": owner(home),
-        "job": _json(home / "job.json"),
+        "job": handed_to(home) or None,
         "attempts": read_lines(home / "attempts.jsonl"),
-        "load_report": _json(home / "load_report.json"),
+        "load_report": _load_report(home),
         "result": result,
         "error": _why(home, happened) if happened else None,
     }
@@ -57,7 +57,7 @@ def log_of(home: Path) -> Path | None:
 
     That is `log.txt`, or else the one that `job.json` names.
     """
-    own, given = home / "log.txt", (_json(home / "job.json") or {}).get("log")
+    own, given = home / "log.txt", handed_to(home).get("log")
     return next((file for file in (own, *([Path(given)] if given else [])) if file.is_file()), None)
 
 
@@ -101,12 +101,15 @@ def _added(home: Path, read: dict[Path, int]) -> str:
     return ""
 
 
-def _json(file: Path) -> Any:
-    return read_json(file) if file.exists() else None
+def _load_report(home: Path) -> dict[str, Any] | None:
+    needs = ("file", "container", "layout", "matched", "required", "dropped", "activation")
+    with suppress(FileNotFoundError, BenchError):  # the report alone is no reason to show nothing
+        return read_json(home / "load_report.json", (*needs, "warnings"))
+    return None
 
 
 def _why(home: Path, happened: str) -> dict[str, Any]:
-    story = (home / "error.txt").read_text().partition("\n")[2].strip()
+    story = (home / "error.txt").read_text(errors="replace").partition("\n")[2].strip()
     return {"line": happened, **asdict(cause(happened)), "story": story}
 
 
@@ -123,7 +126,8 @@ def _where(known: dict[str, Any]) -> Lines:
         lines.append(("run by", f"process {runs['pid']} on {runs['host']}, {beat}"))
     if known["state"] not in ("done", "pending"):
         lines.append(("reached", f"{known['stage']}, {100 * (known['progress'] or 0):.0f} %"))
-    return [*lines, ("given to", f"{job['cluster']} {job['id']}")] if job else lines
+    given = f"{job.get('cluster', '?')} {job.get('id', '?')}" if job else None
+    return [*lines, ("given to", given)] if given else lines
 
 
 def _weights(order: dict[str, Any], report: dict[str, Any] | None) -> Lines:
@@ -172,8 +176,10 @@ def _attempts(attempts: list[dict[str, Any]]) -> Lines:
     lines: Lines = []
     for one in attempts:
         job = f", job {one['job']}" if one.get("job") else ""
-        lines.append((one["time"], f"{one['host']}{job}, {one['device']}, code {one['code']}"))
-    return [*lines, ("command", attempts[-1]["command"])] if lines else []
+        known = {name: one.get(name, "?") for name in ("time", "host", "device", "code")}
+        where = f"{known['host']}{job}, {known['device']}, code {known['code']}"
+        lines.append((known["time"], where))
+    return [*lines, ("command", attempts[-1].get("command", "?"))] if lines else []
 
 
 def _stages(stages: list[dict[str, Any]]) -> Lines:

@@ -8,7 +8,16 @@ from typing import Any
 
 from bench import BenchError
 from bench.cell import Cell
-from bench.store import Store, error_of, read_json, read_lines, state
+from bench.store import (
+    ORDER,
+    Store,
+    error_of,
+    handed_to,
+    read_json,
+    read_lines,
+    read_result,
+    state,
+)
 from protocols import VERSION
 from protocols.schemes import steps
 
@@ -117,9 +126,8 @@ def line(one: Stored) -> dict[str, Any]:
 
 def jobs(homes: Iterable[Path]) -> dict[Path, str]:
     """Return what SLURM says of the jobs that these cells were given to, as far as it answers."""
-    files = ((home, home / "job.json") for home in homes)
-    given = {home: read_json(file) for home, file in files if file.exists()}
-    numbers = {home: job["id"] for home, job in given.items() if job["cluster"] == "slurm"}
+    given = {home: handed_to(home) for home in homes}
+    numbers = {home: job["id"] for home, job in given.items() if job.get("cluster") == "slurm"}
     if not numbers:
         return {}
     from runners.base import RunnerError
@@ -134,13 +142,13 @@ def jobs(homes: Iterable[Path]) -> dict[Path, str]:
 
 def _read(home: Path) -> Stored:
     try:
-        order = read_json(home / "cell.json")
+        order = read_json(home / "cell.json", ORDER)
         cell = Cell.from_resolved(order["resolved"])
-        if not {"address", "key", "version", "weights", "data"} <= order.keys():
-            raise KeyError("cell.json")
+        if (now := state(home)) == "done":
+            read_result(home)
     except (BenchError, KeyError, TypeError):  # damaged, or of another version
         return Stored(home=home, state="unreadable", order={})
-    return Stored(home=home, state=state(home), order=order, cell=cell)
+    return Stored(home=home, state=now, order=order, cell=cell)
 
 
 def _is_stale(one: Stored, newest: bool) -> bool:

@@ -21,18 +21,21 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bench import BenchError
 
+ORDER = ("address", "key", "version", "resolved", "weights", "data")  # what cell.json has at least
 BEAT_S = 5.0  # seconds between heart-beats
 DEAD_S = 60.0  # a lock that has not beaten for so long is nobody's
+JOB = "job.json"  # which job or process was given a folder
 OTHERS = (".cell.json.", ".order.json.", ".job.json.")  # files that are written without the lock
 
 
@@ -63,6 +66,16 @@ class Store:
     def folder(self, name: str) -> Path:
         """Return the folder of the cell with this name (address and key)."""
         return self.root / "cells" / name
+
+    def orders(self) -> dict[Path, dict[str, Any]]:
+        """Return what each cell's folder was to run; a damaged one is left out, with a line."""
+        found = {}
+        for home in self.cells():
+            try:
+                found[home] = read_json(home / "cell.json", ORDER)
+            except BenchError as error:
+                print(f"Left out: {error}", file=sys.stderr)
+        return found
 
     def cells(self) -> list[Path]:
         """Return the folders of all cells that were ever started, by name."""
@@ -153,17 +166,32 @@ def write_failure(home: Path, error: str, story: str) -> None:
 def error_of(home: Path) -> str:
     """Return the line that says why a cell failed; empty where it did not."""
     file = home / "error.txt"
-    return file.read_text().partition("\n")[0] if file.exists() else ""
+    text = file.read_text(errors="replace") if file.exists() else ""
+    return text.partition("\n")[0]
 
 
-def read_json(file: Path) -> Any:
-    """Return what a JSON file holds; `BenchError` where it is damaged."""
+def read_json(file: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the object that a JSON file holds; `BenchError` where it is damaged, or lacks keys."""
     try:
-        return json.loads(file.read_text())
+        value = json.loads(file.read_text())
+        if isinstance(value, dict) and value.keys() >= set(needs):
+            return value
     except ValueError:
-        raise BenchError(
-            f"{file} is damaged. Remove {file.parent} to have it made again."
-        ) from None
+        pass
+    raise BenchError(f"{file} is damaged. Remove {file.parent} to have it made again.")
+
+
+def read_result(home: Path) -> dict[str, Any]:
+    """Return what a finished cell left; `BenchError` where it is damaged."""
+    return read_json(home / "result.json", ("key", "metrics", "constant", "provenance"))
+
+
+def handed_to(home: Path) -> dict[str, Any]:
+    """Return which job or process a folder was given to: a hint; nothing where it is damaged."""
+    try:
+        return read_json(home / JOB)
+    except (OSError, BenchError):
+        return {}
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -213,15 +241,16 @@ def append_line(file: Path, value: dict[str, Any]) -> None:
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """Return the JSON objects of a file of lines; a line that a kill cut short is left out."""
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     return [value for line in lines if (value := _parsed(line)) is not None]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        value = json.loads(line)
     except json.JSONDecodeError:
         return None
+    return value if isinstance(value, dict) else None
 
 
 def _sweep(folder: Path) -> None:

@@ -139,6 +139,7 @@ def logs(named: tuple[str, ...], follow: bool, **chosen: Any) -> None:
     Example: bench logs 3f9a -f
     """
     import sys
+    from contextlib import suppress
 
     from bench.show import print_logs
 
@@ -150,7 +151,8 @@ def logs(named: tuple[str, ...], follow: bool, **chosen: Any) -> None:
     if not homes:
         click.echo("The store has no such cell.")
         return
-    print_logs(homes, write, follow=follow)
+    with suppress(KeyboardInterrupt):
+        print_logs(homes, write, follow=follow)
 
 
 @click.command()
@@ -170,10 +172,13 @@ def cancel(named: tuple[str, ...], every: bool, **chosen: Any) -> None:
     store = store_of(chosen)
     homes = [one.home for one in _meant(store, named, chosen) if one.state != "done"]
     if every:
-        homes += sorted((store.root / "pseudo").glob("*"))
-    for home, how in (done := cancel(homes)).items():
+        homes += sorted(order.parent for order in (store.root / "pseudo").glob("*/order.json"))
+    done, held = cancel(homes)
+    for home, how in done.items():
         click.echo(f"{home.name}: {how}")
-    if not done:
+    if held:
+        click.echo(f"{len(held)} not running: a bench run that goes on now does not begin them.")
+    if not (done or held):
         click.echo("None of these cells runs or is queued.")
 
 
@@ -243,6 +248,7 @@ def ui(host: str, port: int, **chosen: Any) -> int:
     """
     import os
     import signal
+    import socket
     import subprocess
     from contextlib import suppress
 
@@ -251,6 +257,12 @@ def ui(host: str, port: int, **chosen: Any) -> int:
     root = store_of(chosen).root
     if not (root / "mlflow.db").exists():
         raise click.UsageError(f"{root} has no mlflow.db. bench track sync makes it.")
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise click.UsageError(
+            f"{host}:{port} cannot be used ({error.strerror}). Give another --port."
+        ) from None
     click.echo(f"http://{host}:{port}  (Ctrl-C ends it)")
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = server(default_uri(root), host, port)

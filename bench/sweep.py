@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError
 from bench.failure import cause
 from bench.plan import Node, PlannedCell
-from bench.store import error_of, owner, read_json, write_failure, write_json
+from bench.reasons import OTHER_CODE
+from bench.store import JOB, error_of, handed_to, owner, write_failure, write_json
 from bench.work import lacking, now, work, work_in_job
 from runners import slurm
 from runners.base import Outcome, Runner, Started
@@ -27,7 +27,6 @@ from runners.cluster import last_line
 
 LOOK_S = 1.0  # between two looks at folders that somebody else works in
 ASK_S = 15.0  # between two questions to SLURM
-JOB = "job.json"  # which job or process was given a folder
 STOPPED = "Interrupted"  # how the error of a node begins that was stopped, and has not failed
 
 Ended = Callable[[Node, str | None], None]  # is told how each node ended; None is done
@@ -49,6 +48,7 @@ def run(todo: Sequence[Node], runner: Runner, ended: Ended) -> None:
     for node in todo:
         if node.to_run:
             (node.folder / "error.txt").unlink(missing_ok=True)
+            _forgive(node.folder)
     graph = _Graph(todo, ended)
     # Closing the outcomes, as Ctrl-C does, ends the workers.
     with closing(runner.run(work, graph.ready(), partial(_given, "local"))) as outcomes:
@@ -99,9 +99,12 @@ class _Graph:
     def _is_free(self, node: Node) -> bool:
         """Return whether it is for us to do; take note of it where somebody else has done it."""
         state = node.now()
+        cancelled = state != "done" and handed_to(node.folder).get("cancelled")
         if state in ("done", "failed"):
             self._end(node, None if state == "done" else error_of(node.folder))
-        return state not in ("done", "failed", "running")
+        elif cancelled:
+            self._end(node, f"{STOPPED}: cancelled")
+        return not cancelled and state not in ("done", "failed", "running")
 
     def _end(self, node: Node, error: str | None) -> None:
         self.waiting.pop(node.folder, None)
@@ -177,7 +180,7 @@ def queued(folders: Iterable[Path]) -> dict[Path, str]:
 
     Not those that were cancelled, though they may still be saving.
     """
-    given = {home: _job(home) for home in folders}
+    given = {home: handed_to(home) for home in folders}
     jobs = {
         home: job["id"]
         for home, job in given.items()
@@ -207,7 +210,7 @@ def follow(todo: Sequence[Node], ended: Ended, say: Callable[[str], None]) -> No
                     say(f"{error} The cells are followed by their folders alone.")
                 away = True
             for home in gone:
-                if home in before or _job(home).get("cancelled"):  # twice: files may come late
+                if home in before or handed_to(home).get("cancelled"):  # twice: files may come late
                     ended(waiting.pop(home), settle(home))
             asked = time.monotonic()
         time.sleep(LOOK_S)
@@ -224,7 +227,7 @@ def settle(home: Path) -> str | None:
 
     Only for a folder whose job is gone for certain. One that was cancelled has not failed.
     """
-    state, job = now(home), _job(home)
+    state, job = now(home), handed_to(home)
     if state in ("done", "failed"):
         return error_of(home) or None
     if job.get("cancelled") or job.get("cluster") != "slurm":
@@ -234,22 +237,31 @@ def settle(home: Path) -> str | None:
     return error
 
 
-def cancel(folders: Sequence[Path]) -> dict[Path, str]:
+def cancel(folders: Sequence[Path]) -> tuple[dict[Path, str], list[Path]]:
     """End the jobs and the local workers that were given these folders; return how, for each.
 
-    They save before they end, where they are left the time. Folders in which nothing was to end
-    are left out.
+    They save before they end, where they are left the time. Returns second the folders in which
+    nothing runs and something is left to do: no `bench run` that goes on now begins that.
     """
-    alive, done = queued(folders), {}
+    alive, done, held = queued(folders), dict[Path, str](), list[Path]()
     for home, job in alive.items():  # first, so that nobody takes it for a failure
-        write_json(home / JOB, {**_job(home), "cancelled": True})
+        write_json(home / JOB, {**handed_to(home), "cancelled": True})
         done[home] = f"job {job} cancelled"
     slurm.cancel(alive.values())
     for home in folders:
         holder = None if home in alive else owner(home)
         if holder is not None:
-            done[home] = _stop(holder, _job(home))
-    return done
+            done[home] = _stop(holder, handed_to(home))
+        elif home not in alive and now(home) in ("pending", "preempted"):
+            write_json(home / JOB, {**handed_to(home), "cancelled": True})
+            held.append(home)
+    return done, held
+
+
+def _forgive(home: Path) -> None:
+    """Forget that what is to be run now was cancelled once."""
+    if handed_to(home).get("cancelled"):
+        (home / JOB).unlink()
 
 
 def _stop(holder: dict[str, Any], job: dict[str, Any]) -> str:
@@ -270,17 +282,9 @@ def _given(cluster: str, started: Started) -> None:
     write_json(Path(started.item) / JOB, {**told, "host": socket.gethostname()})
 
 
-def _job(home: Path) -> dict[str, Any]:
-    """Return who was given a folder; nothing where nobody was."""
-    try:
-        return read_json(home / JOB)
-    except (FileNotFoundError, BenchError):
-        return {}
-
-
 def _refuse(node: Node, missing: Sequence[Path]) -> str:
     """Return why a node is not run; write it down where that is the fault of others."""
-    if not missing and node.reason.startswith("failed: "):
+    if not missing and node.reason.startswith(("failed: ", OTHER_CODE)):
         return node.reason.removeprefix("failed: ")  # with what to do about it
     if not missing:
         error = error_of(node.folder)

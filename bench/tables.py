@@ -14,7 +14,7 @@ from bench.display import terminal
 from bench.grids import Request, cells, shown
 from bench.plan import Place
 from bench.results import constants, rows
-from bench.store import Store, read_json, write_text
+from bench.store import Store, write_text
 from reports.render import render
 from reports.tables import METRICS, table2
 
@@ -67,8 +67,8 @@ def write(asked: Invocation) -> None:
     """Write the tables of an invocation beside it, as they are now."""
     place = place_of(asked)
     homes = [place.store.folder(name) for name in asked.cells]
-    orders = {home: home / "cell.json" for home in homes}
-    exactly = {read_json(file)["address"]: home for home, file in orders.items() if file.exists()}
+    orders = place.store.orders()
+    exactly = {orders[home]["address"]: home for home in homes if home in orders}
     for form, suffix in FILES.items():
         found, _ = tables(request_of(asked), place.store, form, root=place.root, exactly=exactly)
         for number, text in enumerate(found, start=1):

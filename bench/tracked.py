@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bench import BenchError
 from bench.failure import cause
 from bench.invocations import Invocation
-from bench.store import read_json, read_lines, state
+from bench.store import read_json, read_lines, read_result, state
 
 CELL_TAG, INVOCATION_TAG = "bench.cell_id", "bench.invocation_id"
 STATUS = {"done": "FINISHED", "running": "RUNNING", "failed": "FAILED", "preempted": "KILLED"}
@@ -63,7 +63,7 @@ def of_cell(folder: Path) -> Tracked | None:
     now = state(folder)
     try:
         order = read_json(folder / "cell.json")
-        result = read_json(folder / "result.json") if now == "done" else None
+        result = read_result(folder) if now == "done" else None
         attempts = read_lines(folder / "attempts.jsonl") or (
             [result["provenance"]] if result else []
         )

@@ -62,5 +62,6 @@ def _parse(old: Any, text: str, key: str) -> Any:
             return tuple(kind(item) for item in text.split(",") if item.strip())
         return type(old)(text)
     except (KeyError, ValueError):
-        kind = "true or false" if isinstance(old, bool) else type(old).__name__
-        raise ProtocolError(f"--set {key}={text!r}: a {kind} is needed, as in {old!r}.") from None
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
+        kind = kinds.get(type(old), "a list")
+        raise ProtocolError(f"--set {key}={text!r}: {kind} is needed, as in {old!r}.") from None

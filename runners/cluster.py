@@ -158,7 +158,8 @@ def _stop(jobs: list[Job]) -> None:
 
 def last_line(log: Path) -> str:
     """Return the last thing that a worker's log says, or that it was killed for its memory."""
-    lines = [line for line in _tail(log).splitlines() if line.strip()] or ["(nothing)"]
+    told = (line for line in _tail(log).splitlines() if line.strip())
+    lines = [line for line in told if not line.startswith("submitit INFO")] or ["(nothing)"]
     return next((line for line in lines if re.search("oom.kill", line, re.I)), lines[-1])
 
 

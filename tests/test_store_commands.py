@@ -234,10 +234,22 @@ def test_cancel_asks_the_worker_on_this_host_to_stop(say, store, sleeper):
     give(home, "local", sleeper.pid)
     code, out, _ = say("cancel", "--zoo", "moco_v2")
     assert code == 0
-    assert out == f"{home.name}: process {sleeper.pid} asked to stop\n"
+    assert out.splitlines() == [
+        f"{home.name}: process {sleeper.pid} asked to stop",
+        "1 not running: a bench run that goes on now does not begin them.",
+    ]
     assert sleeper.wait(10) == -signal.SIGTERM
     assert idle.name not in out
-    assert say("cancel", "--all")[1] == "None of these cells runs or is queued.\n"
+
+
+def test_cancel_all_takes_finished_cells_and_labels_as_they_are(say, store):
+    stored.done(store)
+    labels = store / "pseudo" / "3f9a3f9a"
+    labels.mkdir(parents=True)
+    (labels / "order.json").write_text("{}")
+    (labels / "statistics.json").write_text("{}")
+    (store / "pseudo" / ".taking").touch()
+    assert say("cancel", "--all")[:2] == (0, "None of these cells runs or is queued.\n")
 
 
 def test_cancel_leaves_alone_what_it_cannot_stop_and_says_where_that_is(say, store, sleeper):
@@ -277,6 +289,7 @@ def test_cancel_ends_jobs_of_slurm_that_run_or_wait_and_no_other(say, store, sch
         [
             f"{running.name}: job 77_1 cancelled",
             f"{queued.name}: job 77_2 cancelled",
+            "1 not running: a bench run that goes on now does not begin them.",
         ]
     )
     assert sorted(scheduler.read_text().split()) == ["77_1", "77_2"]
@@ -339,10 +352,61 @@ def test_retry_goes_on_with_other_code_only_with_leave(say, streets, new_store):
 
     code, out, _ = say("retry", "--store", store)
     assert code == 1
-    assert "planned with code eeeeeeee" in out
+    assert "begun with other code: --allow-code-change goes on" in out
+    assert out.rstrip().endswith("--allow-code-change")  # what continues
     code, out, err = say("retry", "--allow-code-change", "--store", store)
     assert code == 0, out + err
     assert states(say, "--store", store) == {home.name: "done"}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", "3", '{"key": 1'])
+def test_one_damaged_cell_is_named_and_hides_no_other(say, streets, new_store, content):
+    store = new_store()
+    assert small(say, streets, store)[0] == 0
+    home, other = the_cell(store), stored.done(store, stored.cell(zoo="moco_v2_200ep"))
+    result = (home / "result.json").read_text()
+    (home / "result.json").write_text(content)
+    assert states(say, "--store", store) == {home.name: "unreadable", other.name: "done"}
+    where = ("--zoo", "clip", "--protocol", "pf", "--tasks", "driv", "--preset", "tiny")
+    code, out, _ = say("report", *where, "--data", streets, "--stand-ins", "--store", store)
+    assert code == 0
+    assert "result.json is damaged" in " ".join(out.split())
+    code, out, _ = small(say, streets, store)
+    assert code == 1
+    assert f"result.json is damaged. Remove {home} to have it made again." in out
+    (home / "result.json").write_text(result)
+    (other / "cell.json").write_text(content)
+    code, out, err = small(say, streets, store)
+    assert code == 0
+    assert f"Left out: {other / 'cell.json'} is damaged." in err
+    assert "clip" in out
+
+
+def test_what_is_only_told_may_be_damaged(say, store):
+    home = stored.failed(store, error="ValueError: once")
+    for name in ("job.json", "load_report.json", "attempts.jsonl"):
+        (home / name).write_bytes(b"3\n\xff\n")
+    (home / "error.txt").write_bytes(b"ValueError: \xff\n\nstory \xff")
+    assert say("status")[0] == 0
+    code, out, err = say("show", home.name)
+    assert code == 0, err
+    assert "ValueError: \ufffd" in out
+    assert say("logs", home.name)[0] == 2  # there is no log
+
+
+def test_slurms_options_on_the_command_line_are_for_slurm(say, streets, new_store):
+    code, _, err = small(say, streets, new_store(), "--slurm", "partition=gpu")
+    assert code == 2
+    assert "needs --runner slurm" in err
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(say, store):
+    stored.done(store)
+    assert say("track", "sync", "--store", store)[0] == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, err = say("track", "ui", "--port", str(taken.getsockname()[1]))
+    assert code == 2
+    assert "Give another --port" in err
 
 
 def test_retry_none_leaves_what_failed(say, streets, new_store):

@@ -183,6 +183,18 @@ def test_a_cancelled_job_and_one_that_has_ended_well_are_no_failures(step):
 def test_cancelling_what_this_very_process_does_is_refused_in_words(step):
     node = step("node")
     with locked(node.folder):
-        (said,) = sweep.cancel([node.folder]).values()
+        (said,) = sweep.cancel([node.folder])[0].values()
     assert said == f"runs in process {os.getpid()}, which does more than this: Ctrl-C there"
-    assert sweep.cancel([node.folder]) == {}
+
+
+def test_what_is_cancelled_before_its_turn_is_left_and_the_next_run_does_it(step, run):
+    first, second = step("first"), step("second")
+
+    def work(folder):
+        if Path(folder) == first.folder:
+            assert sweep.cancel([second.folder]) == ({}, [second.folder])
+        do(folder)
+
+    assert run([first, second], work) == {"first": None, "second": "Interrupted: cancelled"}
+    assert not (second.folder / "error.txt").exists()
+    assert run([second], work) == {"second": None}

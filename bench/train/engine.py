@@ -8,6 +8,7 @@ where it resumes   at the step that the newest state names
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ from protocols.stages import Optim, Protocol, Stage
 _CURE = "The last good state is kept. A lower rate, for the whole comparison: --set stages.….lr=…"
 LOG_EVERY = 10  # steps between two readings of the losses, each of which waits for the device
 LOG = "progress.jsonl"
+SAID = logging.getLogger("bench")  # what a worker's log shows of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,12 @@ class Progress:
     images_per_s: float
     lr: float
     seconds: float
+
+    def __str__(self) -> str:
+        """Return it as a line of a log."""
+        losses = " ".join(f"{task} {value:.3f}" for task, value in self.losses.items())
+        where = f"{self.stage} {self.step}/{self.steps}, epoch {self.epoch}"
+        return f"{where}: loss {losses}, {self.images_per_s:.1f} images/s, rate {self.lr:.3g}"
 
 
 def train(
@@ -103,6 +111,7 @@ def train(
                 report = _report(stage, order, done, window, where)
                 if writes:
                     append_line(home / LOG, {"kind": "train", **asdict(report)})
+                    SAID.info("%s", report)
                 seconds[stage.name] = seconds.get(stage.name, 0.0) + report.seconds
                 window = Window(tasks)
             if writes and (ended or clock.due()):
@@ -112,6 +121,8 @@ def train(
                 flush(home / LOG)  # no state knows of a line that is not there
                 state.save(_point(number, done, model, optimiser, seconds, window), home)
                 clock.saved()
+                if stop.asked():
+                    SAID.info("asked to stop: saved after %s", where)
                 stop.check()
                 _validate(model, val, protocol, stage, order, done, home)
                 window.go_on()

@@ -70,13 +70,14 @@ def restore(folder: Path) -> State | None:
         try:
             found = State(**_read(file))
         except _DAMAGE as error:
-            print(f"{file.name} is damaged ({type(error).__name__}): the one before is taken.")
+            print(f"{file.name} is damaged ({type(error).__name__}).", flush=True)
             continue
         if file.name != NEWEST:  # or the next save would keep the damaged one, and drop this
             os.replace(file, folder / NEWEST)
         return found
     if there:
-        raise BenchError(f"No state in {folder} can be read. Remove it to start that cell again.")
+        names = " and ".join(file.name for file in there)
+        raise BenchError(f"No state in {folder} can be read. Without {names} it starts again.")
     return None
 
 

@@ -83,7 +83,7 @@ def test_an_override_replaces_one_value_with_its_own_type():
     [
         ("stages.adpt.epochs=1", "Did you mean 'adapt'?"),
         ("model.seg.querys=3", "Did you mean 'queries'?"),
-        ("optim.batch=many", "a int is needed"),
+        ("optim.batch=many", "a whole number is needed"),
         ("optim.batch=0", "1 or more"),
         ("optim.clip_norm=nan", "a positive number"),
         ("stages.finetune.lr=nan", "a positive number"),

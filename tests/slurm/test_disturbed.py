@@ -122,7 +122,7 @@ def test_two_ranks_of_one_cell(submitted, runs, slurm, undisturbed_of_two, how):
     go_on(pid)
     assert ends(process, runs, undisturbed_of_two)
     assert runs.attempts(home) >= 2  # the time may be over more than once
-    assert json.loads((home / "result.json").read_text())["provenance"]["ranks"] == 2
+    assert json.loads((home / "result.json").read_text())["provenance"]["ranks"] == [2]
 
 
 def test_its_node_dies(student, runs, slurm, undisturbed):

@@ -107,7 +107,7 @@ def prepared_for_two(store, data):
 def test_a_cell_of_two_ranks_is_stopped_and_ends_as_the_one_left_in_peace(streets, new_store):
     whole, home = (prepared_for_two(new_store(name), streets) for name in ("whole", "home"))
     run_cell(str(whole))
-    assert read_json(whole / "result.json")["provenance"]["ranks"] == 2
+    assert read_json(whole / "result.json")["provenance"]["ranks"] == [2]
     stopping = threading.Thread(target=stop_when_it_trains, args=(home,))
     stopping.start()
     with pytest.raises(stop.Stopped):
