@@ -138,7 +138,7 @@ class Runs:
                 shutil.copytree(home, self.store / home.relative_to(other.store))
 
 
-def until(true, seconds: float = 120) -> None:
+def until(true, seconds: float = 300) -> None:
     """Wait for something that must come true."""
     deadline = time.monotonic() + seconds
     while not true():
