@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from bench.failure import STOPPED
 from bench.plan import Node
 from bench.status import Reached, reached
 from bench.store import state
-from bench.sweep import STOPPED
 
 POLL_S = 0.5
 

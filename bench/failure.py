@@ -6,6 +6,8 @@ A cell that failed is tried again by the next `bench run` only where that can he
 import re
 from dataclasses import dataclass
 
+STOPPED = "Interrupted"  # how the error of what was stopped begins, which is no failure
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.failure import cause
+from bench.failure import STOPPED, cause
 from bench.plan import Node, PlannedCell
 from bench.reasons import OTHER_CODE
 from bench.store import JOB, error_of, handed_to, owner, write_failure, write_json
@@ -27,7 +27,6 @@ from runners.cluster import last_line
 
 LOOK_S = 1.0  # between two looks at folders that somebody else works in
 ASK_S = 15.0  # between two questions to SLURM
-STOPPED = "Interrupted"  # how the error of a node begins that was stopped, and has not failed
 
 Ended = Callable[[Node, str | None], None]  # is told how each node ended; None is done
 

@@ -106,6 +106,7 @@ class Runs:
         holder = owner(home)
         assert holder is not None, "it has come to its end already"
         os.killpg(os.getpgid(holder["pid"]), signal.SIGSTOP)
+        until(lambda: held(holder["pid"]))
         assert not (home / "result.json").exists()
         return holder["pid"]
 
@@ -136,6 +137,11 @@ class Runs:
         for pattern in patterns:
             for home in filter(Path.is_dir, other.store.glob(pattern)):
                 shutil.copytree(home, self.store / home.relative_to(other.store))
+
+
+def held(pid: int) -> bool:
+    """Whether a process stands still by now."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def until(true, seconds: float = 300) -> None:

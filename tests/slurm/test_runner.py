@@ -99,6 +99,6 @@ def test_bench_cancel_ends_a_job_which_saves_and_is_no_failure(runs, undisturbed
     )
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 3, out
-    assert "Interrupted: cancelled" in out
+    assert "stopped: cancelled; the next bench run goes on with it" in out
     assert error_of(home) == ""
     assert (home / "state.pt").exists()
