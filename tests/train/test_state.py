@@ -84,7 +84,9 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_with_one_line(tmp_pa
 
 def test_states_that_cannot_be_read_are_not_started_over_in_silence(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"nothing")
-    with pytest.raises(BenchError, match=r"Without state\.pt( and state\.prev\.pt)? it starts again"):
+    with pytest.raises(
+        BenchError, match=r"Without state\.pt( and state\.prev\.pt)? it starts again"
+    ):
         state.restore(tmp_path)
 
 
