@@ -8,20 +8,13 @@ from bench.store import Store
 
 
 def prepared(
-    store,
-    data,
-    protocol="paf",
-    zoo="moco_v2",
-    overrides=(),
-    ranks=1,
-    heads="transformer",
-    scheme="zeroing",
+    store, data, protocol="paf", zoo="moco_v2", overrides=(), ranks=1, heads="transformer"
 ):
     """Write the orders of one tiny cell and return its folder."""
     request = Request(
         zoo=(zoo,),
         protocols=(protocol,),
-        schemes=(scheme,),
+        schemes=("zeroing",),
         preset="tiny",
         overrides=overrides,
         heads=heads,
