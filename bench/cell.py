@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from bench.data.classes import TASKS
 from protocols import VERSION
+from protocols.own import base_of
+from protocols.presets import PROTOCOLS
 from protocols.presets import protocol as preset_protocol
 from protocols.stages import Protocol
 from zoo.clip_parts import Part
@@ -46,16 +48,24 @@ class Cell:
 
     @property
     def protocol_label(self) -> str:
-        """Return the protocol's name, with its epochs where they are not the preset's."""
-        epochs = [stage.epochs for stage in self.protocol.stages]
-        if epochs == [stage.epochs for stage in _preset(self.protocol).stages]:
-            return self.protocol.name
-        return self.protocol.name + "+".join(map(str, epochs))
+        """Return the protocol's name, with its epochs where they are not the preset's.
+
+        A user's own protocol has no other than those in its file.
+        """
+        name, epochs = self.protocol.name, [stage.epochs for stage in self.protocol.stages]
+        preset = [stage.epochs for stage in _preset(self.protocol).stages]
+        return (
+            name if name not in PROTOCOLS or epochs == preset else name + "+".join(map(str, epochs))
+        )
 
     def resolved(self) -> dict[str, Any]:
         """Return every value of the cell as plain JSON values; `from_resolved` reads it back."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**mine, "tasks": list(self.tasks), "protocol": _values(self.protocol)}
+
+    def affecting(self) -> dict[str, Any]:
+        """Return those values of `resolved` that can change a number."""
+        return {**self.resolved(), "protocol": _affecting(self.protocol)}
 
     @classmethod
     def from_resolved(cls, values: dict[str, Any]) -> Self:
@@ -93,7 +103,7 @@ class Cell:
             {
                 "address": self.address,
                 "version": VERSION,
-                "resolved": {**self.resolved(), "protocol": _affecting(self.protocol)},
+                "resolved": self.affecting(),
                 "batchnorm_batch": self.protocol.optim.batch // self.protocol.optim.accumulate,
                 "weights": weights,
                 "data": data,
@@ -105,7 +115,7 @@ class Cell:
 
 
 def _preset(protocol: Protocol) -> Protocol:
-    return preset_protocol(protocol.name, protocol.preset, protocol.heads)
+    return preset_protocol(base_of(protocol), protocol.preset, protocol.heads)
 
 
 def _values(protocol: Protocol) -> dict[str, Any]:
@@ -126,18 +136,25 @@ def _affecting(protocol: Protocol) -> dict[str, Any]:
         del values["pseudo"]
     if protocol.adapter is None:
         del values["adapter"]
+    if protocol.cross_split_policy != "keep":  # the others have the same split, or none
+        del values["cross_split_policy"]
     return values
 
 
 @cache
 def _changes(protocol: Protocol) -> dict[str, Any]:
-    """Return the groups of values that differ from the preset's, epochs aside."""
-    preset = _preset(protocol)
-    stages = zip(protocol.stages, preset.stages, strict=True)
-    same_epochs = tuple(replace(mine, epochs=its.epochs) for mine, its in stages)
-    mine, its = _affecting(replace(protocol, stages=same_epochs)), _affecting(preset)
-    own = {"scheme", "heads"}  # parts of the address already
-    return {k: v for k, v in mine.items() if v != its.get(k, v) and k not in own}
+    """Return the groups of values that differ from the preset's, epochs aside.
+
+    All stages of a user's own protocol do.
+    """
+    preset, same = _preset(protocol), protocol
+    if protocol.name in PROTOCOLS:
+        stages = zip(protocol.stages, preset.stages, strict=True)
+        epochs = tuple(replace(mine, epochs=its.epochs) for mine, its in stages)
+        same = replace(protocol, stages=epochs)
+    mine, its = _affecting(same), _affecting(preset)
+    own = {"name", "scheme", "heads"}  # parts of the address already
+    return {k: v for k, v in mine.items() if v != its.get(k) and k not in own}
 
 
 def hashed(value: Any) -> str:

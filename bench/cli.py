@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.config import config
+from bench.data_commands import data
 from bench.selectors import asked, code_change, commas, gpus, latest, on_command_line, values
 from bench.store_commands import add_to
 from bench.zoo_commands import zoo
@@ -86,12 +87,16 @@ def bench() -> None:
     show_default=True,
     help="Try again what failed, where that can help; or not.",
 )
+@click.option(
+    "--max-gpu-hours", type=click.FloatRange(min=0), help="Refuse what may take more hours."
+)
 @code_change
-def run(reuse: str, retry: str, **chosen: Any) -> int:
+def run(reuse: str, retry: str, max_gpu_hours: float | None, **chosen: Any) -> int:
     """Make the store match the request: run what is not done, skip what is, print the table.
 
     Example: bench run --zoo moco_v2,clip --protocol pf,paf --data /data/bdd100k
     """
+    from bench.forecast import within
     from bench.grids import cells
     from bench.plan import draw_demo, plan
     from bench.reconcile import How, carry_out, recorded, set_aside, without_failed
@@ -105,6 +110,8 @@ def run(reuse: str, retry: str, **chosen: Any) -> int:
     place.store.check()
     draw_demo(place)
     planned = plan(cells(request), place)
+    if max_gpu_hours is not None:
+        within(max_gpu_hours, planned, place, how.jobs, anew=reuse == "never")
     if reuse == "never":
         for folder in set_aside(planned, cells(request), place):
             click.echo(f"Set aside: {folder}")
@@ -118,43 +125,42 @@ def run(reuse: str, retry: str, **chosen: Any) -> int:
 @config
 @values
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--explain", metavar="CELL", help="In what a cell differs from the nearest stored.")
+@click.option("--probe", is_flag=True, help="Time a few steps of what nobody knows the speed of.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Cells at once.  [one a GPU, or a core]")
 @click.option("--show-sbatch", is_flag=True, help="The script SLURM would get for what is to run.")
 @gpus
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="partition=…,time=…,account=…")
-def plan(as_json: bool, show_sbatch: bool, slurm: tuple[str, ...], **chosen: Any) -> None:
-    """Show what `run` would do, and do nothing.
+def plan(
+    as_json: bool,
+    explain: str | None,
+    probe: bool,
+    jobs: int | None,
+    show_sbatch: bool,
+    slurm: tuple[str, ...],
+    **chosen: Any,
+) -> None:
+    """Show what `run` would do, how long it would take, and do nothing.
 
     Example: bench plan --zoo all --protocol pf,paf
     """
-    from bench.display import print_json, print_rows
+    from bench.display import print_json
+    from bench.forecast import explained, forecast, print_plan, print_scripts
     from bench.grids import cells
     from bench.plan import plan
 
     request, place = asked(chosen)
     planned = plan(cells(request), place)
-    todo = sum(one.to_run for one in planned)
-    if as_json:
-        unknown = {"low": None, "expected": None, "high": None}
-        listed = [one.to_json() for one in planned]
-        print_json({"cells": listed, "gpu_hours": unknown, "disk_gb": None})
-    elif show_sbatch and not todo:
-        click.echo("Nothing is to be run.")
+    if explain is not None:
+        explained(planned, explain, place, as_json=as_json)
     elif show_sbatch:
-        from bench.sweep import nodes, waves
-        from runners.cluster import SlurmOptions, sbatch_text
-
-        options = SlurmOptions.parse(",".join(slurm)).times(place.ranks)
-        for needed, group in waves([node for node in nodes(planned) if node.to_run]):
-            after = f", after {', '.join(node.title for node in needed)}" if needed else ""
-            click.echo(f"# {len(group)} to run{after}: {', '.join(node.title for node in group)}")
-            click.echo(sbatch_text(place.store.root / "logs" / "slurm", options, len(group)))
+        print_scripts(planned, place, slurm)
     else:
-        rows = [(one.folder.name, one.state, one.reason) for one in planned]
-        print_rows(("cell", "state", "reason"), rows)
-        for split in {one.split.sha256: one.split for one in planned}.values():
-            counts = ", ".join(f"{task} {count:,}" for task, count in split.counts().items())
-            click.echo(f"{split.setting}: {len(split.frames):,} training frames, {counts}.")
-        click.echo(f"{len(planned)} cells, {todo} to run.")
+        cost = forecast(planned, place, jobs, probe=probe)
+        if as_json:
+            print_json({"cells": [one.to_json() for one in planned], **cost.to_json()})
+        else:
+            print_plan(planned, cost, request)
 
 
 @bench.command()
@@ -184,66 +190,17 @@ def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: A
     request, place = asked(chosen)
     root = place.root if chosen["data"] else None
     for form in formats:
-        for text in texts(request, place.store, form, root=root):
+        for name, text in texts(request, place.store, form, root=root).items():
             if out is None:
                 click.echo(text)
             else:
-                _write(out / f"table{chosen['table'] or '2'}.{FORMATS[form]}", text)
+                _write(out / f"{name}.{FORMATS[form]}", text)
     return int(strict and not _complete(request, place.store, root))
 
 
+bench.add_command(data)
 bench.add_command(zoo)
 add_to(bench)
-
-
-@bench.group()
-def data() -> None:
-    """The data: a check of a folder, and a drawn data set in the same layout.
-
-    Example: bench data check /data/bdd100k
-    """
-
-
-@data.command("check")
-@click.argument("folder", type=click.Path(path_type=Path))
-def data_check(folder: Path) -> None:
-    """Read a BDD100K folder, decode every file, and print what is there and what is left out.
-
-    Example: bench data check /data/bdd100k
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from bench.data.bdd100k import Frame, read
-    from bench.data.classes import TASKS
-    from bench.data.sample import decode
-
-    def check(frame: Frame) -> None:
-        decode(frame, TASKS)
-
-    found = read(folder)
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(check, [*found.train.values(), *found.val.values()]):
-            pass
-    for split in ("train", "val"):
-        labelled = found.labelled(split)
-        counts = ", ".join(f"{len(names):,} {task}" for task, names in labelled.items())
-        click.echo(f"{split}: {len(getattr(found, split)):,} labelled frames: {counts}")
-    for reason, names in found.excluded.items():
-        click.echo(f"left out: {len(names):,} x {reason}: {', '.join(names[:6])}")
-    click.echo(f"{folder} is whole.")
-
-
-@data.command("demo")
-@click.argument("folder", type=click.Path(path_type=Path))
-def data_demo(folder: Path) -> None:
-    """Draw the demo data set: streets, in BDD100K's layout and formats.
-
-    Example: bench data demo demo-data
-    """
-    from bench.data.demo.draw import draw
-
-    draw(folder)
-    click.echo(f"{folder} holds the demo data set. bench data check {folder}")
 
 
 def _complete(request: Request, store: Store, root: Path | None) -> bool:

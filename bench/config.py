@@ -10,6 +10,17 @@ set.optim.batch = 8
 [slurm]
 partition = "gpu"
 time = "24:00:00"
+
+Where cells of several kinds are wanted, each kind is a table [[grid]] with the selectors that it
+has for itself; [run] holds what they share. Cells that several grids have are run once:
+
+[[grid]]
+protocol = "pf,paf"
+
+[[grid]]
+zoo = "clip"
+protocol = "lv"
+seeds = [0, 1, 2]
 """
 
 from __future__ import annotations
@@ -21,12 +32,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+COMMANDLINE = ParameterSource.COMMANDLINE
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-TABLES = ("run", "slurm")
+TABLES = ("run", "slurm", "grid")
+OF_A_GRID = (
+    *("zoo", "protocol", "setting", "scheme", "heads", "tasks", "seeds", "preset", "table", "set"),
+)
 READERS = ("run", "plan", "status", "report")  # the verbs that share a file
-NOT_KEPT = ("help", "config", "json")
+NOT_KEPT = ("help", "config", "json", "explain", "probe")
+GRIDS = "bench.config.grids"  # where click keeps the grids of a command's file
 
 
 def config(command: Command) -> Command:
@@ -38,7 +55,7 @@ def config(command: Command) -> Command:
         is_eager=True,
         callback=_read,
         metavar="FILE.toml",
-        help="Options from a file: tables [run] and [slurm]; those given here win.",
+        help="Options from a file: tables [run], [[grid]], [slurm]; those given here win.",
     )(command)
 
 
@@ -54,9 +71,12 @@ def _read(context: click.Context, parameter: click.Parameter, file: Path | None)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{file} is not TOML: {error}.") from None
     _check(file, "it", content, TABLES)
-    for table in TABLES:
+    for table in ("run", "slurm"):
         if not isinstance(content.get(table, {}), dict):
             raise click.UsageError(f"{file}: {table} is no table. Write [{table}].")
+    tables = content.get("grid", [])
+    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+        raise click.UsageError(f"{file}: grid is no list of tables. Write [[grid]] above each.")
     own, others = _options(context.command), _readers(context)
     known = {name for one in (context.command, *others) for name in _options(one)}
     given = content.get("run", {})
@@ -68,6 +88,32 @@ def _read(context: click.Context, parameter: click.Parameter, file: Path | None)
         for name, value in given.items()
         if name in own
     }
+    for one in tables:
+        _check(file, "[[grid]]", one, OF_A_GRID)
+    context.meta[GRIDS] = [
+        {
+            str(own[name].name): own[name].process_value(context, _value(own[name], value))
+            for name, value in one.items()
+            if name in own
+        }
+        for one in tables
+    ]
+
+
+def grids(chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the options of a command for each grid of its file; as they are where it has none.
+
+    What was given on the command line holds for all of them.
+    """
+    context = click.get_current_context(silent=True)
+    tables = context.meta.get(GRIDS, []) if context else []
+    if not context or not tables:
+        return [chosen]
+    given = {name for name in chosen if context.get_parameter_source(name) is COMMANDLINE}
+    return [
+        {**chosen, **{name: value for name, value in one.items() if name not in given}}
+        for one in tables
+    ]
 
 
 def _check(file: Path, where: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
     <store>/invocations/<id>/
         invocation.json    which cells, by which request and command, since when
-        table2….md         its tables as they were last (see bench/tables.py); .tex and .csv too
+        table….md          its tables as they were last (see bench/tables.py); .tex and .csv too
 
 A request that is repeated, to go on with the same cells, is the same invocation.
 """

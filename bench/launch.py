@@ -159,19 +159,23 @@ def choose_runner(
         options = SlurmOptions.parse(",".join(slurm))
         options = replace(options.times(ranks), parallel=jobs or options.parallel)
         return Slurm(store / "logs" / "slurm", options), f"through SLURM, {options.words()}"
-    gpus, cores = _gpus(), usable_cores()
+    gpus = _gpus()
     if 0 < len(gpus) < ranks:
         raise BenchError(f"--gpus-per-cell {ranks}: there are {len(gpus)} GPUs here.")
-    places = len(gpus) // ranks if gpus else max(1, cores // ranks)
-    slots = max(
-        1, min(jobs or (places if gpus else min(places, 4)), cells, places if gpus else cells)
-    )
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(given) if given.isdecimal() and int(given) else max(1, cores // slots)
+    slots, threads = places(jobs, cells, ranks)
     what = f"{ranks} GPUs" if gpus and ranks > 1 else "a GPU" if gpus else "no GPU"
     what += f", in {ranks} processes" * (ranks > 1)
     line = f"{slots} at once, each with {threads} thread{'s' * (threads > 1)} and {what}"
     return Local(store / "logs", slots, threads, gpus[: slots * ranks]), line
+
+
+def places(jobs: int | None, cells: int, ranks: int) -> tuple[int, int]:
+    """Return how many cells the runner `local` has at once, and the threads of each."""
+    gpus, cores = _gpus(), usable_cores()
+    room = max(1, (len(gpus) or cores) // ranks)
+    slots = max(1, min(jobs or (room if gpus else min(room, 4)), cells, room if gpus else cells))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return slots, int(given) if given.isdecimal() and int(given) else max(1, cores // slots)
 
 
 def usable_cores() -> int:

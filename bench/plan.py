@@ -127,9 +127,12 @@ class PlannedCell(Node):
     @property
     def title(self) -> str:
         """Return what a person calls it, in a few words."""
-        cell = self.cell
-        tasks = "" if cell.tasks == TASKS else f" {'+'.join(cell.tasks)}"
-        return f"{cell.zoo} {cell.protocol_label}{tasks} s{cell.seed}"
+        cell, alone = self.cell, self.cell.tasks != TASKS
+        words = [cell.zoo, cell.protocol_label, *(["+".join(cell.tasks)] if alone else [])]
+        usual = ("disjoint-normal", "transformer", "self-training", *(["zeroing"] * alone))
+        unusual = (cell.setting, cell.protocol.scheme, cell.protocol.heads)
+        words += [word for word in unusual if word not in usual]
+        return " ".join([*words, f"s{cell.seed}"])
 
     def to_json(self) -> dict[str, Any]:
         """Return what `plan --json` prints of it."""
@@ -244,7 +247,8 @@ class _Planner:
 
     def _split(self, cell: Cell) -> Split:
         protocol = cell.protocol
-        values = (cell.setting, protocol.split_seed, protocol.proportional_split)
+        policy = protocol.cross_split_policy
+        values = (cell.setting, protocol.split_seed, protocol.proportional_split, policy)
         if values not in self.splits:
             self.splits[values] = split(
                 SETTINGS[cell.setting],
@@ -252,6 +256,7 @@ class _Planner:
                 self.data.labelled("val"),
                 seed=protocol.split_seed,
                 proportional=protocol.proportional_split,
+                cross_split_policy=policy,
             )
         return self.splits[values]
 
@@ -324,6 +329,8 @@ class _Planner:
                 "drawn": self.drawn,
                 "root": str(self.data.root),
                 "sha256": self.data.sha256,
+                "packaging": self.data.packaging,
+                "excluded": {reason: len(names) for reason, names in self.data.excluded.items()},
             },
             "split": self._carried(frames, cell.tasks),
         }

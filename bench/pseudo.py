@@ -26,7 +26,8 @@ from safetensors.torch import load_file
 
 from bench.cell import Cell
 from bench.data import bdd100k
-from bench.data.bdd100k import Boxes, Frame
+from bench.data.bdd100k import Frame
+from bench.data.boxes import Boxes
 from bench.data.classes import CLASSES, DET, IGNORE, TASKS
 from bench.data.sample import Sample
 from bench.eval.detection import Detections

@@ -12,6 +12,7 @@ import click
 
 from bench import BenchError
 from bench.display import say, terminal
+from bench.grids import by_name
 from bench.invocations import Invocation, record
 from bench.launch import choose_runner, launch
 from bench.plan import Place, PlannedCell
@@ -47,15 +48,13 @@ def recorded(
     planned: list[PlannedCell], request: Request, place: Place, how: How, command: str
 ) -> Invocation:
     """Write into the store what is asked for; checkpoints by the names of their rows."""
-    taught = {need.cell for one in planned if one.labels for need in one.labels.teachers}
-    zoo = dict.fromkeys(one.cell.zoo for one in planned if one.cell not in taught)
     place.store.prepare()
     return record(
         place.store.root,
         [one.folder.name for one in planned],
         command=command,
         cwd=str(Path.cwd()),
-        request={**asdict(request), "zoo": list(zoo)},
+        request=asdict(by_name(request)),
         data="demo" if place.demo else str(place.root),
         stand_ins=place.stand_ins,
         how=asdict(how),
@@ -88,7 +87,8 @@ def carry_out(planned: list[PlannedCell], place: Place, how: How, invocation: In
         return code
     exactly = {one.cell.address: one.folder for one in planned}
     request = request_of(invocation)
-    for text in texts(request, place.store, "console", root=place.root, exactly=exactly):
+    found = texts(request, place.store, "console", root=place.root, exactly=exactly)
+    for text in found.values():
         click.echo(text)
     _closing(planned, invocation.command, console)
     return code

@@ -53,12 +53,16 @@ def rows(
 
 
 def constants(frame: DataFrame) -> dict[str, float]:
-    """Return the scores of the best constant prediction on the frames' validation set."""
+    """Return the scores of the best constant prediction on the frames' validation set.
+
+    Each is from the first cell that has one: all cells are scored on the same frames.
+    """
+    found: dict[str, float] = {}
     for home in frame["folder"].dropna():
         with suppress(FileNotFoundError, BenchError):
             scores = read_result(Path(home))["constant"]
-            return {name: value for name, value in scores.items() if value is not None}
-    return {}
+            found |= {k: v for k, v in scores.items() if v is not None and k not in found}
+    return found
 
 
 def _group(order: dict[str, Any]) -> tuple[Any, ...]:
@@ -77,6 +81,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
     now = "pending" if home is None else state(home)
     row: dict[str, Any] = {
         "zoo": cell.zoo,
+        "address": cell.address,
         "label": checkpoint.label,
         "family": checkpoint.family,
         "protocol": cell.protocol.name,

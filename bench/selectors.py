@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from bench.config import grids
 
 if TYPE_CHECKING:
     from bench.cell import Cell
     from bench.grids import Request
     from bench.plan import Place
     from bench.store import Store
+    from protocols.own import Own
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,17 +38,22 @@ def _many(name: str, help: str) -> Callable[[Command], Command]:
 
 CELLS = (
     _many("--zoo", "all (the paper's nine), everything, names, 'moco*', a file, '!byol'.  [all]"),
-    _many("--protocol", "pf (pretrain-finetune), paf (with adapt), lv, prompt, v2l.  [pf,paf]"),
+    _many("--protocol", "pf (pretrain-finetune), paf (with adapt), lv, …, my.toml.  [pf,paf]"),
     _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
-    _many("--scheme", "self-training, zeroing.  [self-training]"),
+    _many("--scheme", "self-training, zeroing, uniform, weighted, round-robin.  [self-training]"),
     click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN), conv.  [transformer]"),
     _many("--tasks", "Any of sem,driv,det.  [all three]"),
     _many("--seeds", "0 or 0,1,2.  [0]"),
     click.option("--preset", help="paper, demo or tiny.  [paper; with the demo data, demo]"),
+    click.option(
+        "--table",
+        metavar="N",
+        help="The cells behind a table of the paper, 1 to 5, d2 or all, in place of --zoo, "
+        "--protocol, --setting, --scheme, --heads and --tasks.",
+    ),
     click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]"),
 )
 VALUES = (
-    click.option("--table", help="The cells of a table of the paper, in place of --zoo and so on."),
     click.option(
         "--set",
         "overrides",
@@ -113,11 +122,35 @@ def asked(chosen: dict[str, Any]) -> tuple[Request, Place]:
         allow_code_change=chosen.get("allow_code_change", False),
         ranks=chosen.get("gpus_per_cell", 1),
     )
-    given = {field.name: chosen[_OPTION.get(field.name, field.name)] for field in fields(Request)}
-    given["preset"] = given["preset"] or ("demo" if demo else "paper")
-    given["seeds"] = tuple(map(_seed, given["seeds"]))
-    request = Request(**{name: value for name, value in given.items() if value})
-    return (table(chosen["table"], request) if chosen["table"] else request), place
+
+    def request(chosen: dict[str, Any]) -> Request:
+        names = (field.name for field in fields(Request) if field.name != "also")
+        given = {name: chosen[_OPTION.get(name, name)] for name in names}
+        given["preset"] = given["preset"] or ("demo" if demo else "paper")
+        given["seeds"] = tuple(map(_seed, given["seeds"]))
+        given["protocols"] = _protocols(given["protocols"])
+        asked = Request(**{name: value for name, value in given.items() if value})
+        if not chosen["table"]:
+            return asked
+        if left_out := [f"--{name}" for name in _REPLACED if chosen[name]]:
+            said = f"--table {chosen['table']} says which cells: {', '.join(left_out)} left out."
+            click.echo(said, err=True)
+        return table(chosen["table"], asked)
+
+    first, *others = dict.fromkeys(map(request, grids(chosen)))
+    return replace(first, also=tuple(others)), place
+
+
+def _protocols(given: tuple[str, ...]) -> tuple[str | Own, ...]:
+    """Return the protocols that are asked for, and those that are files as what these say."""
+    from protocols import ProtocolError
+    from protocols.own import SUFFIX, read
+
+    found = tuple(read(Path(one)) if one.endswith(SUFFIX) else one for one in given)
+    names = [one if isinstance(one, str) else one.name for one in dict.fromkeys(found)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ProtocolError(f"Two protocols are called {twice!r}. Give one of them another name.")
+    return found
 
 
 def store_of(chosen: dict[str, Any]) -> Store:
@@ -128,16 +161,28 @@ def store_of(chosen: dict[str, Any]) -> Store:
 
 
 def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
-    """Return whether a cell fits the selectors that were given; one not given fits all."""
+    """Return whether a cell fits the selectors that were given; one not given fits all.
+
+    Of several grids in a file it has to fit one.
+    """
+    every = [_wanted(one) for one in grids(chosen)]
+    return lambda cell: any(fits(cell) for fits in every)
+
+
+def _wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
     from bench.data.classes import TASKS
     from protocols import known
-    from protocols.presets import HEADS, PRESETS, PROTOCOLS, SCHEMES
+    from protocols.presets import HEADS, PRESETS
+    from protocols.schemes import SCHEMES
     from protocols.settings import SETTINGS
     from zoo.catalog import select
 
+    protocols = [
+        one if isinstance(one, str) else one.name for one in _protocols(chosen["protocol"])
+    ]
     one = {name: (chosen[name],) if chosen[name] else () for name in ("heads", "preset")}
     for name, given, values in (
-        ("protocol", chosen["protocol"], PROTOCOLS),
+        ("protocol", protocols, _known_protocols(protocols, chosen)),
         ("setting", chosen["setting"], tuple(SETTINGS)),
         ("scheme", chosen["scheme"], SCHEMES),
         ("task", chosen["tasks"], TASKS),
@@ -148,13 +193,14 @@ def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
             known(name, value, values)
     zoo = {checkpoint.name for checkpoint in select(chosen["zoo"])} if chosen["zoo"] else None
     seeds = tuple(map(_seed, chosen["seeds"]))
+    behind = _behind(chosen["table"]) if chosen["table"] else lambda cell: True
 
     def fits(cell: Cell) -> bool:
-        return all(
+        return behind(cell) and all(
             not allowed or value in allowed
             for value, allowed in (
                 (cell.zoo, zoo),
-                (cell.protocol.name, chosen["protocol"]),
+                (cell.protocol.name, protocols),
                 (cell.setting, chosen["setting"]),
                 (cell.protocol.scheme, chosen["scheme"]),
                 (cell.protocol.heads, one["heads"]),
@@ -165,6 +211,18 @@ def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
         )
 
     return fits
+
+
+def _known_protocols(names: list[str], chosen: dict[str, Any]) -> tuple[str, ...]:
+    """Return ours; and where others are asked for, those in the store and in the files given."""
+    from bench.status import stored
+    from protocols.presets import PROTOCOLS
+
+    if set(names) <= set(PROTOCOLS):
+        return PROTOCOLS
+    there = [one.cell.protocol.name for one in stored(store_of(chosen)) if one.cell]
+    files = [one.name for one in _protocols(chosen["protocol"]) if not isinstance(one, str)]
+    return tuple(dict.fromkeys((*PROTOCOLS, *there, *files)))
 
 
 def latest(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +238,26 @@ def latest(chosen: dict[str, Any]) -> dict[str, Any]:
     return {**chosen, "data": order["data"]["root"], "preset": preset}
 
 
+def _behind(number: str) -> Callable[[Cell], bool]:
+    """Return whether a cell stands in a table or teaches one that does, values of --set aside."""
+    from bench.grids import Request, cells, table, teachers
+
+    def told(cell: Cell) -> tuple[Any, ...]:
+        protocol = cell.protocol
+        kind = (cell.zoo, cell.protocol_label, protocol.scheme, protocol.heads)
+        return (*kind, cell.setting, cell.tasks)
+
+    @cache
+    def there(preset: str, seed: int) -> set[tuple[Any, ...]]:
+        asked = cells(table(number, Request(preset=preset, seeds=(seed,))))
+        return {told(one) for cell in asked for one in (cell, *teachers(cell))}
+
+    table(number, Request())  # a mistake shows even where the store is empty
+    return lambda cell: told(cell) in there(cell.protocol.preset, cell.seed)
+
+
 _OPTION = {"protocols": "protocol", "settings": "setting", "schemes": "scheme"}
+_REPLACED = ("zoo", "protocol", "setting", "scheme", "heads", "tasks")
 
 
 def _seed(text: str) -> int:

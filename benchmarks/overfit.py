@@ -24,7 +24,8 @@ from typing import Any
 
 from bench.cell import Cell
 from bench.data import bdd100k
-from bench.data.bdd100k import Boxes, Frame
+from bench.data.bdd100k import Frame
+from bench.data.boxes import Boxes
 from bench.data.classes import DET, TASKS
 from bench.data.transforms import fit
 from bench.plan import Place, plan, write_orders
@@ -95,7 +96,8 @@ def full(name: str = "pf", heads: str = "transformer") -> Trial:
 def chosen(root: Path, sizes: Input) -> list[Frame]:
     """Return the frames to learn, without the boxes that are too small at the size tested."""
     data = bdd100k.read(root)
-    labelled = [frame for frame in (data.train | data.val).values() if frame.tasks() == TASKS]
+    frames = (*data.train.values(), *data.val.values())
+    labelled = [frame for frame in frames if frame.tasks() == TASKS]
     if len(labelled) < FRAMES:
         sys.exit(f"{root} has {len(labelled)} frames with all three labels; {FRAMES} are needed.")
     kept = [(_large(frame, sizes), frame) for frame in labelled]
@@ -122,6 +124,7 @@ def lay_out(frames: Iterable[Frame], root: Path) -> None:
         for name, frame in named.items():
             _link(frame.image, root / "images" / "100k" / split / f"{name}.jpg")
             _link(frame.sem, root / "labels" / "sem_seg" / "masks" / split / f"{name}.png")
+            assert isinstance(frame.driv, Path), "of today's ids"
             _link(frame.driv, root / "labels" / "drivable" / "masks" / split / f"{name}.png")
         boxes = [{"name": f"{name}.jpg", "labels": _scalabel(f)} for name, f in named.items()]
         file = root / "labels" / "det_20" / f"det_{split}.json"

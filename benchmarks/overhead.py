@@ -20,6 +20,7 @@ from statistics import fmean
 
 from bench import track
 from bench.data.demo.draw import Counts, draw
+from bench.forecast import forecast
 from bench.grids import Request, cells
 from bench.plan import Place, PlannedCell, plan, write_orders
 from bench.provenance import begin
@@ -52,8 +53,11 @@ def main() -> int:
         grid = Request(zoo=("all",), preset="tiny", seeds=tuple(range(THOUSAND_SEEDS)))
         listed: list[PlannedCell] = []
         planning_s = timed(lambda: listed.extend(plan(cells(grid), place)))
-        print(f"{len(listed):,} cells planned in {planning_s:.2f} s")
-        return int(sum(means.values()) > 3 or planning_s > 2)
+        costing_s = timed(lambda: forecast(listed, place, jobs=None))
+        print(
+            f"{len(listed):,} cells planned in {planning_s:.2f} s, their cost in {costing_s:.2f} s"
+        )
+        return int(sum(means.values()) > 3 or planning_s + costing_s > 2)
 
 
 def measured(one: PlannedCell, place: Place, uri: str) -> dict[str, float]:

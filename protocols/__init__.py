@@ -2,7 +2,8 @@
 
 In reading order: `stages` (one training run that updates named parts), `settings` (which training
 frames carry which labels), `schemes` (how training goes through partly labelled frames), `presets`
-(the values of the paper, of the demo and of the tests) and `override` (`--set KEY=VALUE`).
+(the values of the paper, of the demo and of the tests), `own` (a user's protocol, a TOML file) and
+`override` (`--set KEY=VALUE`).
 """
 
 import difflib

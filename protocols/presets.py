@@ -27,7 +27,6 @@ from protocols.stages import (
 
 PROTOCOLS = ("pf", "paf", *ADAPTERS)
 PRESETS = ("paper", "demo", "tiny")
-SCHEMES = ("self-training", "zeroing")
 HEADS = ("transformer", "conv")
 
 _ADAPT = Stage(name="adapt", epochs=6, lr=2.5e-4, learns=("neck",))

@@ -42,7 +42,8 @@ class Split:
     proportional: bool
     frames: dict[str, tuple[str, ...]]
     val: dict[str, tuple[str, ...]]
-    leaks: int  # frames left out because a validation set has them too
+    leaks: int  # labelled training frames that a validation set has too
+    cross_split_policy: str = "drop"  # what became of those
 
     def counts(self) -> dict[str, int]:
         """Return the number of labelled frames per task."""
@@ -51,7 +52,21 @@ class Split:
 
     def to_json(self) -> str:
         """Return the manifest as canonical JSON (sorted keys)."""
-        return json.dumps({**asdict(self), "counts": self.counts()}, sort_keys=True, indent=1)
+        values = {**asdict(self), "counts": self.counts()}
+        if self.cross_split_policy != "keep" or not self.leaks:  # the same split as if dropped
+            del values["cross_split_policy"]
+        return json.dumps(values, sort_keys=True, indent=1)
+
+    def summary(self) -> str:
+        """Return in a line how many frames carry what, and what became of leaks."""
+        counts = ", ".join(f"{task} {count:,}" for task, count in self.counts().items())
+        said = [f"{self.setting}: {len(self.frames):,} training frames, {counts}"]
+        if self.proportional and SETTINGS[self.setting].det is not None:
+            said.append("in the setting's proportions, not its numbers")
+        if self.leaks:
+            done = "kept" if self.cross_split_policy == "keep" else "dropped"
+            said.append(f"{self.leaks:,} that are validation frames too {done}")
+        return "; ".join(said) + "."
 
     @cached_property
     def sha256(self) -> str:
@@ -66,15 +81,24 @@ def split(
     *,
     seed: int = 0,
     proportional: bool = False,
+    cross_split_policy: str = "drop",
 ) -> Split:
     """Deal the training frames to the tasks.
 
     `labelled` holds for each of sem, driv and det the names of the training frames with that
-    label, `validation` those of the validation frames, none of which ever trains. A data set too
-    small for the setting raises `ProtocolError`, unless `proportional`: then every sem frame is
-    used, and det and driv share all others in the setting's proportion.
+    label, `validation` those of the validation frames. A name in both is a leak: it never trains,
+    unless the policy is "keep"; "error" raises `ProtocolError`. So does a data set too small for
+    the setting, unless `proportional`: then every sem frame is used, and det and driv share all
+    others in the setting's proportion.
     """
     scored: set[str] = set().union(*validation.values())
+    leaks = scored & set().union(*labelled.values())
+    if leaks and cross_split_policy == "error":
+        raise ProtocolError(
+            f"{len(leaks):,} training frames are validation frames too (the first: {min(leaks)}). "
+            "cross_split_policy=drop leaves them out, keep trains on them."
+        )
+    scored = set() if cross_split_policy == "keep" else scored
     clean = {task: set(names) - scored for task, names in labelled.items()}
     holders = clean if setting.det is None else _disjoint(setting, clean, seed, proportional)
     return Split(
@@ -83,7 +107,8 @@ def split(
         proportional=proportional,
         frames=_by_name(holders),
         val=_by_name(validation),
-        leaks=len(set().union(*labelled.values()) & scored),
+        leaks=len(leaks),
+        cross_split_policy=cross_split_policy,
     )
 
 

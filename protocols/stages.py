@@ -12,6 +12,7 @@ from protocols import check, known
 
 PARTS = ("backbone", "neck", "adapter", "heads")
 ADAPTERS = ("lv", "prompt", "v2l")
+POLICIES = ("drop", "keep", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ class Stage:
         check(self.epochs >= 0, f"{where}.epochs", self.epochs, "0 or more")
         check(0 < self.lr < math.inf, f"{where}.lr", self.lr, "a positive number")
         check(self.warmup_steps >= 0, f"{where}.warmup_steps", self.warmup_steps, "0 or more")
+        factor, decay_at = self.warmup_factor, self.decay_at
+        check(0 <= factor <= 1, f"{where}.warmup_factor", factor, "from 0 to 1")
+        right = all(0 <= fraction <= 1 for fraction in decay_at)
+        check(right, f"{where}.decay_at", decay_at, "fractions of the stage, from 0 to 1")
+        check(0 < self.decay < math.inf, f"{where}.decay", self.decay, "a positive number")
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of step `step` (from 0) out of `steps`."""
@@ -250,10 +256,13 @@ class Protocol:
     pseudo: Pseudo
     proportional_split: bool  # a data set too small for the setting keeps its proportions
     split_seed: int = 0
+    # Frames of a validation set among those to train on are dropped, kept, or an error.
+    cross_split_policy: Literal["drop", "keep", "error"] = "drop"
     val_every: int = 0  # epochs between validations within a stage, for curves; 0 for none
     adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
+        known("cross_split_policy", self.cross_split_policy, POLICIES)
         for stage in self.stages:
             right = self.adapter is not None or "adapter" not in stage.learns
             where = f"stages.{stage.name}.learns"

@@ -3,7 +3,8 @@
 A report is a pure function of results: a DataFrame goes in, a text comes out. Reading order:
 
 1. `tables`: from the DataFrame of cells to a `Table` of numbers, marks and footnotes.
-2. `render`: from a `Table` to the console, Markdown, LaTeX, CSV or JSON.
+2. `rows`: the same where the rows are named one by one.
+3. `render`: from a `Table` to the console, Markdown, LaTeX, CSV or JSON.
 
 Importing this package imports neither pandas nor rich.
 """

@@ -119,15 +119,22 @@ class Table:
 
 
 def table2(
-    results: "DataFrame", references: Mapping[str, Mapping[str, float]] | None = None
+    results: "DataFrame",
+    references: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    number: str = "2",
+    title: str = "Every checkpoint under both protocols",
+    notes: tuple[str, ...] = (),
 ) -> Table:
     """Lay out the paper's Table 2: every checkpoint under both protocols, grouped by family.
 
     A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and one for each
     other protocol in the results; a protocol without any cell is pending. `references` are further
-    rows, by name: metric to value.
+    rows, by name: metric to value. `number`, `title` and further `notes` are for a table of the
+    same layout.
     """
-    _check(results)
+    check(results)
+    _check_one_of_each(results)
     causes: dict[str, int] = {}
     rows = [
         _row(cells, protocol, causes)
@@ -135,17 +142,17 @@ def table2(
         for _, cells in results[results["family"] == family].groupby("zoo", sort=False)
         for protocol in _shown(results)
     ]
-    ranked = _rank(rows)
-    below = tuple(_reference(name, values) for name, values in (references or {}).items())
+    best = ranked(rows)
+    below = tuple(reference(name, values, columns=2) for name, values in (references or {}).items())
     setting, scheme = results["setting"].iloc[0], results["scheme"].iloc[0]
     return Table(
-        number="2",
-        title=f"Every checkpoint under both protocols ({setting}, {scheme})",
+        number=number,
+        title=f"{title} ({setting}, {scheme})",
         header=("Model", "Protocol"),
         metrics=tuple(METRICS),
-        rows=ranked,
+        rows=best,
         references=below,
-        notes=_notes(ranked + below, causes),
+        notes=(*explained(best + below, causes), *notes),
     )
 
 
@@ -178,15 +185,19 @@ def _row_json(table: Table, row: Row) -> dict[str, Any]:
     return {"group": row.group, **dict(zip(names, row.header, strict=True)), "cells": cells}
 
 
-def _check(results: "DataFrame") -> None:
+def check(results: "DataFrame") -> None:
+    """Raise `ReportError` where results lack a column, have no cell, or hold what is not known."""
     missing = [name for name in (*CELL_COLUMNS, *METRICS) if name not in results.columns]
     if missing:
         raise ReportError(f"The results have no column {', '.join(missing)}.")
     if results.empty:
         raise ReportError("There are no cells to report. Select some, or run them first.")
     states = ("done", *(state for state in MARKS if state != "na"))
-    for column, known in (("family", FAMILIES), ("protocol", PROTOCOLS), ("state", states)):
+    for column, known in (("family", FAMILIES), ("state", states)):
         _check_known(results, column, known)
+
+
+def _check_one_of_each(results: "DataFrame") -> None:
     for column in ("setting", "scheme"):
         if results[column].nunique() > 1:
             raise ReportError(
@@ -206,15 +217,19 @@ def _check_known(results: "DataFrame", column: str, known: Iterable[str]) -> Non
     unknown = results[~results[column].isin(list(known))][column]
     if not unknown.empty:
         raise ReportError(
-            f"Table 2 has no {column} {_listed(unknown)}. It shows: {', '.join(known)}."
+            f"There is no {column} {_listed(unknown)}. A table shows: {', '.join(known)}."
         )
 
 
 def _shown(results: "DataFrame") -> list[str]:
-    """The protocols that have rows: the table's two, unless there are others only."""
-    there = set(results["protocol"])
-    own = TABLE_2 if there & set(TABLE_2) else ()
-    return [name for name in PROTOCOLS if name in own or name in there]
+    """The protocols that have rows: the table's two, unless there are others only.
+
+    The paper's come first, then a user's own as they are in the results.
+    """
+    there = dict.fromkeys(results["protocol"])
+    pair = TABLE_2 if there.keys() & set(TABLE_2) else ()
+    papers = [name for name in PROTOCOLS if name in pair or name in there]
+    return [*papers, *(name for name in there if name not in PROTOCOLS)]
 
 
 def _superscript(number: int) -> str:
@@ -227,18 +242,24 @@ def _listed(values: Iterable[object]) -> str:
 
 def _row(cells: "DataFrame", protocol: str, causes: dict[str, int]) -> Row:
     mine = cells[cells["protocol"] == protocol]
-    for error in mine[mine["state"] == "failed"]["error"]:
-        causes.setdefault(_one_line(error), len(causes) + 1)
+    number_causes(mine, causes)
     first = cells.iloc[0]
     return Row(
         group=FAMILIES[first["family"]],
         header=(first["label"], protocol),
-        entries=tuple(_entry(mine, metric, causes) for metric in METRICS),
+        entries=tuple(entry_of(mine, metric, causes) for metric in METRICS),
         shaded=protocol == "paf",
     )
 
 
-def _entry(cells: "DataFrame", metric: str, causes: Mapping[str, int]) -> Entry:
+def number_causes(cells: "DataFrame", causes: dict[str, int]) -> None:
+    """Add to `causes` why cells failed, each cause with the number of its footnote."""
+    for error in cells[cells["state"] == "failed"]["error"]:
+        causes.setdefault(_one_line(error), len(causes) + 1)
+
+
+def entry_of(cells: "DataFrame", metric: str, causes: Mapping[str, int]) -> Entry:
+    """Return the number that cells, which differ by their seeds, have of a metric."""
     done = cells[(cells["state"] == "done") & cells[metric].notna()]
     failed = cells[cells["state"] == "failed"]
     values = [float(value) for value in done[metric]]
@@ -269,7 +290,14 @@ def _one_line(error: object) -> str:
     return textwrap.shorten(words, 200, placeholder=" …") or "no cause was recorded"
 
 
-def _reference(name: str, values: Mapping[str, float]) -> Row:
+def reference(
+    name: str,
+    values: Mapping[str, float],
+    *,
+    columns: int,
+    metrics: Iterable[str] = METRICS,
+) -> Row:
+    """Return a row for comparison, of values by metric; `columns` stand before its numbers."""
     unknown = [metric for metric in values if metric not in METRICS]
     if unknown:
         raise ReportError(
@@ -279,18 +307,18 @@ def _reference(name: str, values: Mapping[str, float]) -> Row:
         Entry(metric=metric, mean=values[metric])
         if metric in values
         else Entry(metric=metric, state="na")
-        for metric in METRICS
+        for metric in metrics
     )
-    return Row(group="Reference", header=(name, ""), entries=entries)
+    return Row(group="Reference", header=(name, *[""] * (columns - 1)), entries=entries)
 
 
-def _rank(rows: list[Row]) -> tuple[Row, ...]:
+def ranked(rows: list[Row]) -> tuple[Row, ...]:
     """Mark the best and the second value of every column, by what is printed: ties share."""
     columns = zip(*(row.entries for row in rows), strict=True)
-    ranked = [_rank_column(column) for column in columns]
+    marked = [_rank_column(column) for column in columns]
     return tuple(
         replace(row, entries=entries)
-        for row, entries in zip(rows, zip(*ranked, strict=True), strict=True)
+        for row, entries in zip(rows, zip(*marked, strict=True), strict=True)
     )
 
 
@@ -308,8 +336,8 @@ def _printed(entry: Entry) -> float:
     return math.nan if entry.mean is None or entry.state else float(f"{entry.mean:.1f}")
 
 
-def _notes(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:
-    """Explain what the table uses, and nothing else."""
+def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the notes on what the rows use, and on nothing else."""
     entries = [entry for row in rows for entry in row.entries]
     shown = {name for row in rows for name in row.header}
     seeds = sorted({entry.n for entry in entries if entry.n > 1})
@@ -323,8 +351,9 @@ def _notes(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:
         MARKS["na"]: "does not apply",
     }
     failed = MARKS["failed"]
+    protocols = "; ".join(f"{name} {PROTOCOLS[name]}" for name in PROTOCOLS if name in shown)
     return (
-        "; ".join(f"{name} {PROTOCOLS[name]}" for name in PROTOCOLS if name in shown),
+        *([protocols] if protocols else []),
         *([f"± sample standard deviation over {span} seeds"] if seeds else []),
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
         *(f"{failed}{_superscript(number)} failed: {cause}" for cause, number in causes.items()),

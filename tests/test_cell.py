@@ -75,6 +75,11 @@ def test_the_key_changes_with_everything_that_changes_a_number():
 
 def test_what_changes_no_number_is_not_in_the_key():
     assert key(one()) == key(one(overrides=("val_every=1",)))
+    refusing = one(overrides=("cross_split_policy=error",))
+    assert (one().address, key(one())) == (refusing.address, key(refusing))
+    keeping = one(overrides=("cross_split_policy=keep",))
+    assert keeping.address != one().address
+    assert key(keeping) != key(one())
     zeroing = one(schemes=("zeroing",))
     scored = one(schemes=("zeroing",), overrides=("pseudo.det_score=0.6",))
     assert (zeroing.address, key(zeroing)) == (scored.address, key(scored))

@@ -1,5 +1,6 @@
 """The command as a person uses it, from the refusals to a whole grid on one machine."""
 
+import hashlib
 import json
 import os
 import re
@@ -230,6 +231,10 @@ def test_data_check_counts_and_names_what_is_left_out(say, tree):
     assert code == 0
     assert "train: 10 labelled frames: 4 sem, 8 driv, 7 det" in out
     assert f"left out: 1 x image on its side: {image.stem}" in out
+    for line in ("sem labels: masks of 2021", "driv labels: masks of 2021, ids of 2021"):
+        assert line in out
+    where = ("--data", tree, "--stand-ins", "--zoo", "moco_v2", "--preset", "tiny")
+    assert "Left out: 1 x image on its side." in say("plan", *where)[1]
 
 
 def test_without_data_the_demo_is_used_and_said(say, monkeypatch):
@@ -283,13 +288,51 @@ def test_changed_labels_make_a_finished_result_stale(say, tree, new_store):
     assert cells[0]["reason"].startswith("stale: data changed since")
 
 
-def test_drivable_masks_of_2018_are_refused(say, tree):
-    for mask in (tree / "labels" / "drivable" / "masks").rglob("*.png"):
+def test_drivable_masks_of_2018_are_recognised_and_said(say, tree):
+    masks = sorted((tree / "labels" / "drivable" / "masks").rglob("*.png"))
+    for mask in masks:
         with Image.open(mask) as label:
             label.point([1, 2, 0, *range(3, 256)]).save(mask)
+    code, out, _err = say("data", "check", tree)
+    assert code == 0
+    assert "driv labels: masks of 2021, ids of 2018" in out
+    for mask in masks[::2]:
+        with Image.open(mask) as label:
+            label.point([2, 0, 1, *range(3, 256)]).save(mask)
     code, out, err = say("data", "check", tree)
     assert (code, out) == (2, "")
     assert "In BDD100K's current release background is 2" in err
+
+
+def test_data_splits_shows_what_each_setting_has_and_what_none_can_be(say, tree):
+    code, out, _err = say("data", "splits", tree)
+    assert code == 0
+    assert "disjoint-normal cannot be had. disjoint-normal needs 10,000 images with boxes" in out
+    assert "full: 10 training frames, sem 4, driv 8, det 7. sha256 " in out
+    code, out, _err = say("data", "splits", tree, "--preset", "demo", "--out", "manifests")
+    assert code == 0
+    assert out.count("in the setting's proportions, not its numbers") == 2
+    for setting in ("disjoint-normal", "disjoint-balance", "full"):
+        text = Path(f"manifests/{setting}.json").read_text()
+        assert f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]}" in out
+        assert json.loads(text)["setting"] == setting
+
+
+def test_data_splits_follows_the_policy_on_leaks(say, tree):
+    image = sorted((tree / "images" / "10k" / "train").glob("*.jpg"))[-1]  # in 10k alone
+    masks = tree / "labels" / "drivable" / "masks" / "val"
+    shutil.copy(image, tree / "images" / "100k" / "val" / image.name)
+    shutil.copy(next(masks.glob("*.png")), masks / f"{image.stem}.png")
+    splits = ("data", "splits", tree, "--preset", "demo", "--set")
+    code, out, _err = say(*splits, "split_seed=0")
+    assert code == 0
+    assert f"in train and in val: 1 frames: {image.stem}" in out
+    assert out.count("sem 3") == out.count("1 that are validation frames too dropped") == 3
+    out = say(*splits, "cross_split_policy=keep")[1]
+    assert out.count("sem 4") == out.count("1 that are validation frames too kept") == 3
+    code, _out, err = say(*splits, "cross_split_policy=error")
+    assert code == 2
+    assert f"1 training frames are validation frames too (the first: {image.stem})" in err
 
 
 def test_a_worker_that_is_killed_fails_its_cell_and_says_so(say, streets, new_store, monkeypatch):

@@ -1,10 +1,13 @@
 """`--config FILE.toml`: the same names as on the command line, which wins."""
 
 import json
+import re
 
 import pytest
 
+from bench.invocations import invocations
 from tests import stored
+from tests.conftest import ROOT
 
 GRID = """
 [run]
@@ -63,6 +66,84 @@ def test_the_table_slurm_is_what_sbatch_gets(say, streets, new_store, grid):
     assert "#SBATCH --partition=big" in say(*words, "--slurm", "partition=big")[1]
 
 
+SWEEP = """
+[run]
+zoo = "moco_v2"
+scheme = "zeroing"
+preset = "tiny"
+stand-ins = true
+
+[[grid]]
+protocol = "pf,paf"
+
+[[grid]]
+zoo = ["clip", "moco_v2"]
+protocol = "pf"
+seeds = [0, 1]
+set.optim.batch = 4
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    return tmp_path / "sweep.toml"
+
+
+def test_several_grids_are_united_and_what_they_share_is_there_once(say, streets, new_store, sweep):
+    words = ("--config", sweep, "--store", new_store(), "--data", streets)
+    code, out, err = say("plan", *words, "--json")
+    assert code == 0, err
+    listed = [(c["zoo"], c["protocol"], c["seed"]) for c in json.loads(out)["cells"]]
+    assert listed == [
+        ("moco_v2_200ep", "pf", 0),
+        ("moco_v2_200ep", "paf", 0),
+        ("moco_v2_200ep", "pf", 1),  # that of seed 0 is there already
+        ("clip_rn50", "pf", 0),
+        ("clip_rn50", "pf", 1),
+    ]
+    assert planned(say, *words, "--seeds", "7", "--zoo", "byol") == {
+        ("byol_deepmind", "pf", 7),
+        ("byol_deepmind", "paf", 7),
+    }
+
+
+def test_several_grids_run_as_one_and_have_a_table_each(say, streets, new_store, sweep, tmp_path):
+    store = new_store()
+    sweep.write_text(SWEEP.replace('"pf,paf"', '"paf"').replace("[0, 1]", "1"))
+    words = ("--config", sweep, "--store", store, "--data", streets)
+    words = (*words, "--tasks", "driv", "--zoo", "moco_v2")
+    code, out, err = say("run", *words, "--runner", "here", "--track", "off")
+    assert code == 0, out + err
+    assert out.count("MoCo-v2") == 2
+    (asked,) = invocations(store)
+    assert sorted(file.name for file in asked.folder.glob("*.md")) == ["table2-1.md", "table2-2.md"]
+    assert len(asked.cells) == 2
+    code, out, err = say("status", "--config", sweep, "--store", store, "--json")
+    assert len(json.loads(out)["cells"]) == 2
+    words = ("--config", sweep, "--store", store, "--seeds", "3", "--json")
+    assert json.loads(say("status", *words)[1]) == {"cells": []}
+
+
+def test_a_grid_can_be_a_table_of_the_paper(say, streets, new_store, sweep):
+    sweep.write_text(SWEEP + '[[grid]]\ntable = "5"\n')
+    words = ("--config", sweep, "--store", new_store(), "--data", streets)
+    found = planned(say, *words)
+    assert {("moco_v2_200ep", "paf", 0), ("clip_rn50", "paf2+1", 0)} <= found
+
+
+def test_the_readmes_grids_are_what_they_say(say, streets, new_store, tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (text,) = (block for block in blocks if "[[grid]]" in block)
+    (tmp_path / "sweep.toml").write_text(text)
+    words = ("--config", "sweep.toml", "--preset", "tiny", "--scheme", "zeroing")
+    found = planned(say, *words, "--store", new_store(), "--data", streets, "--stand-ins")
+    assert len(found) == 9 * 2 + 3
+    assert {one for one in found if one[1].startswith("lv")} == {
+        ("clip_rn50", "lv3+2", seed) for seed in (0, 1, 2)
+    }
+
+
 def test_status_and_report_read_the_same_file(say, tmp_path):
     store = tmp_path / "mine"
     wanted = stored.done(store, stored.cell(name="pf"))
@@ -82,11 +163,17 @@ def test_status_and_report_read_the_same_file(say, tmp_path):
     ("text", "says"),
     [
         ('[run]\nprotcol = "pf"', "[run] has no 'protcol'. Did you mean 'protocol'?"),
-        ('[slrum]\npartition = "x"', "it has no 'slrum'. Did you mean 'slurm'? Known: run, slurm."),
+        ('[slrum]\npartition = "x"', "it has no 'slrum'. Did you mean 'slurm'? Known: grid, run"),
         ('zoo = "all"', "it has no 'zoo'"),
         ('[run]\nconfig = "x"', "[run] has no 'config'"),
         ('[run]\nslurm = "x"', "[run] has no 'slurm'"),
         ("[run", "is not TOML"),
+        ('[[grid]]\nprotcol = "pf"', "[[grid]] has no 'protcol'. Did you mean 'protocol'?"),
+        ('[[grid]]\nstore = "x"', "[[grid]] has no 'store'"),
+        ('[grid]\nzoo = "all"', "Write [[grid]] above each"),
+        ('[[grid]]\nprotocol = "pfa"', "Unknown protocol 'pfa'. Did you mean 'pf'?"),
+        ("[[grid]]\nseeds = [0.5]", "'0.5' is not a whole number"),
+        ("[[grid]]\nset.optim.bach = 2", "Did you mean 'batch'?"),
         ("run = 1", "run is no table"),
         ('[run]\nprotocol = "pfa"', "Unknown protocol 'pfa'. Did you mean 'pf'?"),
         ("[run]\nseeds = [0.5]", "'0.5' is not a whole number"),

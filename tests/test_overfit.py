@@ -32,7 +32,7 @@ def test_eight_frames_with_all_labels_are_trained_on_and_scored(eight):
 
 def test_only_boxes_that_the_network_can_see_are_left_and_none_is_moved(eight):
     original = bdd100k.read(SHARED / "bdd_mini")
-    whole = {frame.image.resolve(): frame for frame in (original.train | original.val).values()}
+    whole = {frame.image.resolve(): frame for frame in {**original.train, **original.val}.values()}
     for frame in eight.val.values():
         size_hw = fit(frame.size_hw, SIZES.test_short, SIZES.max_long)
         given = whole[frame.image.resolve()].det.boxes_xyxy

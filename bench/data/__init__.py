@@ -1,8 +1,10 @@
 """Frames and their labels, from the folder to the batch.
 
 In reading order: `classes` (what the tasks predict), `bdd100k` (the folder, read into frames),
-`sample` (one frame decoded; a batch of them), `transforms` (sizes and padding), `loader` (batches
-ahead of time, in threads), `demo` (a drawn data set in the same layout).
+`packagings` (where each release has what), `boxes` (their JSON), `survey` (every file looked into),
+`probe` (one of them), `index` (what was found, kept), `sample` (one frame decoded; a batch of
+them), `transforms` (sizes and padding), `loader` (batches ahead of time, in threads), `demo` (a
+drawn data set in the same layout).
 """
 
 from bench import BenchError

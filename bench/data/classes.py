@@ -44,6 +44,9 @@ SEM = (
 
 DRIV = ("direct", "alternative", "background")
 
+# What the ids 0, 1, 2 of the drivable masks released in 2018 are: background, direct, alternative.
+DRIV_OF_2018 = (2, 0, 1)
+
 CLASSES = {"sem": SEM, "driv": DRIV, "det": DET}
 
 # Other spellings of the ten detection classes (2018 release, Scalabel).

@@ -18,7 +18,7 @@ from bench.data.bdd100k import Frame
 from bench.data.classes import TASKS
 from bench.data.sample import Batch, Sample, collate, decode, padded
 from bench.data.transforms import fit, resize, resize_image
-from protocols.schemes import Zeroing
+from protocols.schemes import Order
 from protocols.stages import Input
 
 AHEAD = 3  # batches in the making while one is used
@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 
 def training_batches(
-    order: Zeroing,
+    order: Order,
     frames: Mapping[str, Frame],
     sizes: Input,
     *,
     start: int,
     parts: int = 1,
 ) -> Iterator[tuple[Batch, ...]]:
-    """Yield the batches of steps `start`, `start + 1`, … of an order, with all labels there are.
+    """Yield the batches of steps `start`, `start + 1`, … of an order, with the labels that count.
 
     Each comes in so many equal parts, and of each part what is this rank's; all ranks pad a part to
     one size.
@@ -45,19 +45,22 @@ def training_batches(
         short = random.Random(f"{order.seed}/{step}/{position}").choice(sizes.train_short)
         return fit(frames[name].size_hw, short, sizes.max_long)
 
-    def sample(name: str, size_hw: Size, padded_hw: Size) -> tuple[Sample, Size]:
-        return resize(decode(frames[name], TASKS), size_hw), padded_hw
+    def sample(
+        name: str, tasks: tuple[str, ...], size_hw: Size, padded_hw: Size
+    ) -> tuple[Sample, Size]:
+        return resize(decode(frames[name], tasks), size_hw), padded_hw
 
-    def work() -> Iterator[list[tuple[str, Size, Size]]]:
+    def work() -> Iterator[list[tuple[str, tuple[str, ...], Size, Size]]]:
         together = order.batch // parts
         each = together // dist.size()
         for step in range(start, order.steps):
+            tasks = TASKS if (one := order.task_at(step)) is None else (one,)
             batch = [
-                (name, size_hw(step, position, name))
+                (name, tasks, size_hw(step, position, name))
                 for position, name in enumerate(order.batch_at(step))
             ]
             for first in range(0, order.batch, together):
-                padded_hw = padded([hw for _, hw in batch[first : first + together]], sizes.pad_to)
+                padded_hw = padded([hw for *_, hw in batch[first : first + together]], sizes.pad_to)
                 mine = first + dist.rank() * each
                 yield [(*item, padded_hw) for item in batch[mine : mine + each]]
 

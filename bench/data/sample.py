@@ -3,7 +3,7 @@
 Legend: B images, H W pixels, N boxes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -14,8 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bench.data import DataError
-from bench.data.bdd100k import Boxes, Frame
-from bench.data.classes import CLASSES, IGNORE
+from bench.data.bdd100k import Frame, Of2018
+from bench.data.boxes import Boxes
+from bench.data.classes import CLASSES, DRIV_OF_2018, IGNORE
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -137,10 +138,15 @@ def _targets(boxes: Boxes) -> tuple[Tensor, Tensor]:
     )
 
 
-def _label_map(file: Path | None, task: str) -> Tensor | None:
+def _label_map(file: Path | Of2018 | None, task: str) -> Tensor | None:
+    """Return a mask's classes, uint8 [H, W]; the ids of 2018 become today's."""
     if file is None:
         return None
-    label = _decode(file, "L")
+    if isinstance(file, Of2018):
+        file, today = file.file, (*DRIV_OF_2018, *range(len(DRIV_OF_2018), 256))
+    else:
+        today = None
+    label = _decode(file, "L", today)
     unknown = label[(label >= len(CLASSES[task])) & (label != IGNORE)]
     if len(unknown):
         raise DataError(
@@ -150,10 +156,14 @@ def _label_map(file: Path | None, task: str) -> Tensor | None:
     return label
 
 
-def _decode(file: Path, mode: str) -> Tensor:
-    """Return a file's pixels, uint8 [H, W] or [H, W, 3], in one of Pillow's modes."""
+def _decode(file: Path, mode: str, become: Sequence[int] | None = None) -> Tensor:
+    """Return a file's pixels, uint8 [H, W] or [H, W, 3], in one of Pillow's modes.
+
+    With `become` each value v becomes `become[v]`.
+    """
     try:
         with Image.open(file) as image:
-            return torch.from_numpy(np.array(image.convert(mode)))
+            pixels = image.convert(mode)
+            return torch.from_numpy(np.array(pixels if become is None else pixels.point(become)))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{file} cannot be decoded ({error}). Copy it again.") from None

@@ -32,7 +32,7 @@ from bench.model.multitask import MultiTask, MultiTaskLoss
 from bench.store import append_line, flush, read_lines, write_text
 from bench.train import state, stop
 from bench.train.optim import adamw, set_rate
-from protocols.schemes import Zeroing
+from protocols.schemes import Order, order_of
 from protocols.stages import Optim, Protocol, Stage
 
 _CURE = "The last good state is kept. A lower rate, for the whole comparison: --set stages.….lr=…"
@@ -43,7 +43,10 @@ SAID = logging.getLogger("bench")  # what a worker's log shows of it
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What happened since the last report: mean loss by task, images per second, seconds."""
+    """What happened since the last report: mean loss by task, images per second, seconds.
+
+    A step in which no label of a task counts counts as a loss of 0.
+    """
 
     stage: str
     step: int
@@ -81,7 +84,9 @@ def train(
     with dist.first_alone():
         saved = state.restore(home)
     seconds = dict(saved.seconds) if saved else {}
-    orders = [_order(stage, protocol, tuple(frames), seed) for stage in protocol.stages]
+    orders = [
+        stage_order(stage, protocol, frames, list(losses.losses), seed) for stage in protocol.stages
+    ]
     writes, first = dist.rank() == 0, saved.stage if saved else 0
     if writes:
         _rewind(home / LOG, [stage.name for stage in protocol.stages], saved)
@@ -105,7 +110,7 @@ def train(
         for done, batches in enumerate(parts, start + 1):
             set_rate(optimiser, stage.rate(done - 1, order.steps))
             torch.manual_seed(_dropout(order, done - 1))
-            window.add(_step(network, losses, optimiser, protocol.optim, batches))
+            window.add(take_step(network, losses, optimiser, protocol.optim, batches))
             where, ended = f"stage {stage.name}, step {done}", order.ends_epoch(done)
             if ended or len(window) == LOG_EVERY:
                 report = _report(stage, order, done, window, where)
@@ -172,21 +177,26 @@ class Window:
         self.began = time.perf_counter()
 
 
-def _order(stage: Stage, protocol: Protocol, frames: tuple[str, ...], seed: int) -> Zeroing:
-    return Zeroing(
-        frames=frames,
+def stage_order(
+    stage: Stage, protocol: Protocol, frames: Mapping[str, Frame], tasks: list[str], seed: int
+) -> Order:
+    """Return the order in which a stage goes through the frames."""
+    return order_of(
+        protocol.scheme,
+        {name: frame.tasks() for name, frame in frames.items()},
+        tasks,
         epochs=stage.epochs,
         batch=protocol.optim.batch,
         seed=f"{seed}/{stage.name}",
     )
 
 
-def _dropout(order: Zeroing, step: int) -> int:
+def _dropout(order: Order, step: int) -> int:
     """Return the seed of what is random within a step, another one on each rank."""
     return seed_of(f"{order.seed}/{step}" + (f"/{dist.rank()}" if dist.rank() else ""))
 
 
-def _step(
+def take_step(
     model: nn.Module,
     losses: MultiTaskLoss,
     optimiser: Optimizer,
@@ -223,7 +233,7 @@ def _silent(model: nn.Module, silent: bool) -> AbstractContextManager[None]:
     return model.no_sync() if silent and together else nullcontext()
 
 
-def _report(stage: Stage, order: Zeroing, done: int, window: Window, where: str) -> Progress:
+def _report(stage: Stage, order: Order, done: int, window: Window, where: str) -> Progress:
     window.read(where)
     rows = window.rows
     means = {t: sum(row[i] for row in rows) / len(rows) for i, t in enumerate(window.tasks)}
@@ -258,7 +268,7 @@ def _point(
     )
 
 
-def _account(stage: Stage, order: Zeroing, seconds: dict[str, float]) -> dict[str, Any]:
+def _account(stage: Stage, order: Order, seconds: dict[str, float]) -> dict[str, Any]:
     return {
         "name": stage.name,
         "epochs": stage.epochs,
@@ -273,7 +283,7 @@ def _validate(
     val: Iterable[Frame],
     protocol: Protocol,
     stage: Stage,
-    order: Zeroing,
+    order: Order,
     done: int,
     home: Path,
 ) -> None:

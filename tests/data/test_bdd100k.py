@@ -164,6 +164,14 @@ def test_damage_is_refused_in_one_line_that_names_it(tree, damage, says):
     assert "\n" not in str(refusal.value)
 
 
+def test_the_labels_that_are_missing_are_named_with_where_they_belong(tree):
+    det_json(tree, "val").unlink()
+    with pytest.raises(DataError) as refusal:
+        read(tree)
+    for part in ("det_val.json is missing", "det_20_labels_trainval.zip", "images_val.json"):
+        assert part in str(refusal.value)
+
+
 def test_real_frames_are_read_with_the_counts_of_their_readme():
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not here")

@@ -97,6 +97,7 @@ def test_an_override_replaces_one_value_with_its_own_type():
         ("input.contract=imgnet", "Did you mean 'imagenet'?"),
         ("scheme=zeroing", "there is no 'scheme'"),
         ("proportional_split=maybe", "true or false"),
+        ("cross_split_policy=drp", "Did you mean 'drop'?"),
     ],
 )
 def test_an_override_that_cannot_be_says_what_would_be_right(assignment, says):
@@ -158,6 +159,31 @@ def test_no_validation_frame_is_trained_on_and_the_leak_is_counted():
     )
     assert not leak & set(dealt.frames)
     assert dealt.leaks == 5
+
+
+def test_a_leak_can_be_kept_or_refused_and_only_a_kept_one_changes_the_manifest():
+    pool = labels(sem=20, both=90)
+    leak = set(sorted(pool["driv"])[:2])
+    scored = {"sem": set(), "driv": leak, "det": set()}
+    deal = lambda val, policy: split(  # noqa: E731
+        SETTINGS["full"], pool, val, cross_split_policy=policy
+    )
+    kept, dropped = deal(scored, "keep"), deal(scored, "drop")
+    assert leak <= set(kept.frames)
+    assert kept.leaks == dropped.leaks == 2
+    assert kept.sha256 != dropped.sha256
+    assert "2 that are validation frames too kept" in kept.summary()
+    with pytest.raises(ProtocolError, match="2 training frames are validation frames too"):
+        deal(scored, "error")
+    clean = {task: set() for task in pool}
+    assert len({deal(clean, policy).sha256 for policy in ("drop", "keep", "error")}) == 1
+
+
+def test_disjoint_balance_deals_7000_to_each_task():
+    pool = labels(sem=7_000, both=20_000)
+    dealt = split(SETTINGS["disjoint-balance"], pool, {})
+    assert dealt.counts() == {"sem": 7_000, "driv": 7_000, "det": 7_000}
+    assert len(dealt.frames) == 21_000
 
 
 def test_a_split_depends_on_its_seed_and_on_nothing_else():

@@ -61,6 +61,15 @@ def test_every_state_has_its_mark(model, protocol, metric, mark):
     assert entries(table2(results()), model, protocol)[metric].mark == mark
 
 
+def test_a_users_own_protocol_has_rows_below_the_papers():
+    byol = [cell("byol", name, values=SEVEN) for name in ("thaw", "paf")]
+    table = table2(pd.DataFrame(byol))
+    assert [row.header[1] for row in table.rows] == ["pf", "paf", "thaw"]
+    alone = table2(pd.DataFrame(byol[:1]))
+    assert [row.header for row in alone.rows] == [("BYOL", "thaw")]
+    assert [note[0] for note in alone.notes] == ["†"]
+
+
 def test_notes_explain_each_mark_that_is_used_and_no_other():
     notes = "\n".join(table2(results()).notes)
     for mark in "±†‡·…–":
@@ -146,7 +155,6 @@ def with_value(column, value):
         (results().iloc[:0], "no cells"),
         (with_value("state", "lost"), "no state 'lost'"),
         (with_value("family", "audio"), "no family 'audio'"),
-        (with_value("protocol", "xy"), "no protocol 'xy'"),
         (with_value("setting", "full"), "one setting, the results have 'full', 'disjoint-normal'"),
         (with_value("scheme", "zeroing"), "one scheme"),
         (pd.concat([results(), results().iloc[[5]]]), "Two cells are byol, pf, seed 0"),

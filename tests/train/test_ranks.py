@@ -23,7 +23,7 @@ from bench.run import run_cell
 from bench.selftest import compare
 from bench.store import error_of, owner, read_json, read_lines, state
 from bench.train import stop
-from bench.train.engine import _step
+from bench.train.engine import take_step
 from protocols.schemes import Zeroing
 from protocols.stages import PARTS
 from tests.train.tiny import prepared
@@ -69,7 +69,7 @@ def one_step(shelf, data, to, frames=slice(4), accumulate=1, train_short=(90,), 
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     sizes = replace(protocol.input, train_short=train_short, max_long=256)
     (parts,) = training_batches(order, withhold(train, carried), sizes, start=0, parts=accumulate)
-    row = _step(network, losses(protocol, tasks), optimiser, optim, parts)
+    row = take_step(network, losses(protocol, tasks), optimiser, optim, parts)
     if dist.rank() == 0:
         boxes = [len(one) for part in parts for one in part.boxes_xyxy]
         seen = {"boxes": boxes, "sizes_hw": torch.cat([part.sizes_hw for part in parts])}

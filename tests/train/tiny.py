@@ -8,13 +8,20 @@ from bench.store import Store
 
 
 def prepared(
-    store, data, protocol="paf", zoo="moco_v2", overrides=(), ranks=1, heads="transformer"
+    store,
+    data,
+    protocol="paf",
+    zoo="moco_v2",
+    overrides=(),
+    ranks=1,
+    heads="transformer",
+    scheme="zeroing",
 ):
     """Write the orders of one tiny cell and return its folder."""
     request = Request(
         zoo=(zoo,),
         protocols=(protocol,),
-        schemes=("zeroing",),
+        schemes=(scheme,),
         preset="tiny",
         overrides=overrides,
         heads=heads,

@@ -1,0 +1,81 @@
+"""Tables whose rows are named one by one, as the paper's 1, 3, 4 and 5."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from reports.tables import (
+    Entry,
+    Row,
+    Table,
+    check,
+    entry_of,
+    explained,
+    number_causes,
+    ranked,
+    reference,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A row to lay out: its cells, one a seed, and the tasks that they have numbers for.
+
+    `group` and `header` are those of the row, `shaded` the paper's own method.
+    """
+
+    group: str
+    header: tuple[str, ...]
+    results: "DataFrame"
+    tasks: tuple[str, ...]
+    shaded: bool = False
+
+
+def by_rows(
+    parts: Iterable[Part],
+    references: Mapping[str, Mapping[str, float]],
+    *,
+    number: str,
+    title: str,
+    header: tuple[str, ...],
+    metrics: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> Table:
+    """Lay out a table of these rows; the best of each group are marked.
+
+    `references` are further rows, by name: metric to value. `notes` stand behind those on marks.
+    """
+    causes: dict[str, int] = {}
+    listed = [_row(part, metrics, causes) for part in parts]
+    rows = tuple(
+        row for _, group in groupby(listed, lambda row: row.group) for row in ranked(list(group))
+    )
+    below = tuple(
+        reference(name, values, columns=len(header), metrics=metrics)
+        for name, values in references.items()
+    )
+    return Table(
+        number=number,
+        title=title,
+        header=header,
+        metrics=metrics,
+        rows=rows,
+        references=below,
+        notes=(*explained(rows + below, causes), *notes),
+    )
+
+
+def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
+    check(part.results)
+    number_causes(part.results, causes)
+    entries = (
+        entry_of(part.results, metric, causes)
+        if metric.partition("/")[0] in part.tasks
+        else Entry(metric=metric, state="na")
+        for metric in metrics
+    )
+    return Row(group=part.group, header=part.header, entries=tuple(entries), shaded=part.shaded)
