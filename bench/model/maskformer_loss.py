@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import dist
 from bench.data.classes import IGNORE
 from bench.model.focal import focal, focal_either_way
-from bench.model.matching import Pairs, match
+from bench.model.matching import Pairs, Question, match
 
 
 def dice(
@@ -46,29 +46,45 @@ class MaskFormerLoss:
         outputs: dict[str, Tensor],
         labels: UInt8[Tensor, "B H W"],
         labelled: Bool[Tensor, " B"],
+        pairs: Pairs | None = None,
     ) -> dict[str, Tensor]:
         """The weighted terms `ce`, `focal` and `dice`, over all layers; the loss is their sum.
 
         `outputs` as `MaskFormer` returns them; `labels` are class ids or 255. An image that is not
         `labelled`, or has no pixel that is, is left out of everything; with none left all terms
-        are zero, and still part of the graph.
+        are zero, and still part of the graph. `pairs` are the answer to `question`, if it is
+        known already.
         """
-        usable = labelled & (labels != IGNORE).flatten(1).any(1)
+        usable = _usable(labels, labelled)
         weights = {"ce": self.ce_weight, "focal": self.focal_weight, "dice": self.dice_weight}
-        terms = self.terms(outputs, labels, usable)
+        terms = self.terms(outputs, labels, usable, pairs)
         return {name: weights[name] * per_layer.sum() for name, per_layer in terms.items()}
+
+    def question(
+        self,
+        outputs: dict[str, Tensor],
+        labels: UInt8[Tensor, "B H W"],
+        labelled: Bool[Tensor, " B"],
+    ) -> Question:
+        """Which query answers for which class that an image has, in each layer."""
+        logits, masks = outputs["logits"].float(), outputs["masks"].float()
+        present = _present(labels, classes=logits.shape[-1] - 1)
+        return Question(
+            self.cost(logits, masks, labels), present & _usable(labels, labelled)[:, None]
+        )
 
     def terms(
         self,
         outputs: dict[str, Tensor],
         labels: UInt8[Tensor, "B H W"],
         usable: Bool[Tensor, " B"],
+        pairs: Pairs | None = None,
     ) -> dict[str, Float[Tensor, " L"]]:
         """The unweighted terms of each layer; a usable image without masks is all "no object"."""
         with torch.autocast(labels.device.type, enabled=False):
             logits, masks = outputs["logits"].float(), outputs["masks"].float()
+            pairs = pairs or match(*self.question(outputs, labels, usable))
             present = _present(labels, classes=logits.shape[-1] - 1) & usable[:, None]
-            pairs = match(self.cost(logits, masks, labels), present)
             count = dist.over_all(present.sum()).clamp(min=1)
             focal_loss, dice_loss = self._mask_terms(pairs.pick(masks), labels, pairs)
             return {
@@ -140,6 +156,11 @@ class MaskFormerLoss:
         overlap = (probability * inside).sum(1)
         sizes = (probability * counted).sum(1) + inside.sum(1)
         return focal_mean, dice(overlap, sizes)
+
+
+def _usable(labels: UInt8[Tensor, "B H W"], labelled: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    """Which images have a pixel of a class that counts."""
+    return labelled & (labels != IGNORE).flatten(1).any(1)
 
 
 def _present(labels: UInt8[Tensor, "B H W"], classes: int) -> Bool[Tensor, "B K"]:
