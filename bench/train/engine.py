@@ -105,7 +105,12 @@ def train(
             if writes:  # the last one may have been cut off
                 _validate(model, val, protocol, stage, order, start, home)
         parts = training_batches(
-            order, frames, protocol.input, start=start, parts=protocol.optim.accumulate
+            order,
+            frames,
+            protocol.input,
+            start=start,
+            parts=protocol.optim.accumulate,
+            device=parameters[0].device,
         )
         for done, batches in enumerate(parts, start + 1):
             set_rate(optimiser, stage.rate(done - 1, order.steps))
