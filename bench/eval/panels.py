@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.data.bdd100k import Frame
-from bench.data.classes import COLORS, TASKS
+from bench.data.classes import COLORS, DRIV, IGNORE, TASKS
 from bench.data.sample import Sample
 from bench.data.transforms import resize
 from bench.eval.detection import Detections
@@ -123,11 +123,12 @@ def _boxes(
 
 
 def _png(label: Tensor, task: str) -> str:
-    """Return a map of classes as a PNG in their colours; pixels without one are transparent."""
-    picture = Image.fromarray(label.numpy(), mode="P")
-    picture.putpalette([level for color in COLORS[task] for level in color])
-    background = 2 if task == "driv" else 255
-    opaque = bytes(0 if value in (background, 255) else 255 for value in range(256))
+    """Return a map of classes as a PNG in their colours; background and void are transparent."""
+    void = len(COLORS[task])  # as the next class: a palette ends with the last value that occurs
+    picture = Image.fromarray(label.where(label != IGNORE, void).numpy(), mode="P")
+    picture.putpalette([level for color in (*COLORS[task], (0, 0, 0)) for level in color])
+    clear = (void, DRIV.index("background")) if task == "driv" else (void,)
+    opaque = bytes(0 if value in clear else 255 for value in range(void + 1))
     return _data_url(picture, "png", transparency=opaque, optimize=True)
 
 
