@@ -79,6 +79,7 @@ def arrows(results: "DataFrame") -> Figure | None:
             for zoo, (pf, paf) in found.items():
                 _arrow(ax, places[zoo], pf, paf, (zoo, task))
             ax.margins(x=0.08)
+            _no_finer_than_a_point(ax)
         labels = dict(zip(drawn["zoo"], drawn["label"], strict=True))
         axes[0].set_yticks(list(places.values()), [labels[zoo] for zoo in places])
         axes[0].set_ylim(lowest + 0.6, -0.6)
@@ -111,6 +112,7 @@ def curves(points: "DataFrame") -> Figure | None:
                 belongs(_curves(ax, lines, row + 0.45, 0.85 / top, colors), zoo, name)
         axes[0].set_yticks(range(len(labels)), list(labels.values()))
         axes[0].set_ylim(len(labels) - 0.5, -0.5)
+        axes[0].set_xlim(left=0)
         begins = Line2D([], [], color=MUTED, ls=":", lw=0.9, label="finetune begins")
         several = (points["begins"] > 0).any()
         return finish(figure, points, [*legend(points, "line"), *([begins] if several else [])])
@@ -207,6 +209,13 @@ def _arrow(ax: Axes, y: float, pf: list[float], paf: list[float], whose: tuple[s
         _beside(ax, (1, y), (3, 0), said, x="axes", color=color, fontsize=7, va="center"),
     ]
     belongs(parts, *whose)
+
+
+def _no_finer_than_a_point(ax: Axes) -> None:
+    """Show at least one point of a score: what is smaller is not to look large."""
+    low, high = ax.get_xlim()
+    if high - low < 1:
+        ax.set_xlim((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
 
 
 def _arrow_legend(results: "DataFrame") -> list[Line2D]:
