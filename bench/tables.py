@@ -19,7 +19,8 @@ from bench.results import constants, rows
 from bench.store import Store, write_text
 from reports.render import render
 from reports.rows import Part, by_rows
-from reports.tables import METRICS, Table, table2
+from reports.table2 import table2
+from reports.tables import METRICS, Table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

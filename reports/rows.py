@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from reports.cost import cost_of
 from reports.tables import (
     Entry,
     Row,
     Table,
     check,
+    columns_of,
     entry_of,
     explained,
     number_causes,
@@ -62,10 +64,11 @@ def by_rows(
         number=number,
         title=title,
         header=header,
-        metrics=metrics,
+        columns=columns_of(metrics),
         rows=rows,
         references=below,
         notes=(*explained(rows + below, causes), *notes),
+        causes=tuple(causes),
     )
 
 
@@ -78,4 +81,13 @@ def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
         else Entry(metric=metric, state="na")
         for metric in metrics
     )
-    return Row(group=part.group, header=part.header, entries=tuple(entries), shaded=part.shaded)
+    first = part.results.iloc[0]
+    return Row(
+        group=part.group,
+        header=part.header,
+        entries=tuple(entries),
+        model=first["zoo"],
+        protocol=first["protocol"],
+        shaded=part.shaded,
+        cost=cost_of(part.results),
+    )

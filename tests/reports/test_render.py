@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from example_results import REFERENCES, cell, results
 
-from reports.render import FORMATS, latex, render
-from reports.tables import ReportError, table2
+from reports.latex import latex
+from reports.render import FORMATS, render
+from reports.table2 import table2
+from reports.tables import ReportError
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDINGS = {
@@ -21,6 +23,7 @@ ENDINGS = {
     "latex": "tex",
     "csv": "csv",
     "json": "json",
+    "html": "html",
 }
 
 
