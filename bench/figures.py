@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.cell import Cell
 from bench.data.classes import CLASSES
+from bench.eval.ap import Matches, average_precision
 from bench.eval.confusion import iou_per_class
 from bench.grids import Request, cells
 from bench.results import rows
@@ -172,6 +173,13 @@ def per_class(home: Path) -> dict[str, dict[str, float]]:
             with np.load(file, allow_pickle=False) as kept:
                 whole = kept["confusions"].sum(axis=0, dtype=np.int64)
             scores[task] = dict(zip(CLASSES[task], iou_per_class(whole).tolist(), strict=True))
+    boxes = home / "preds" / "det.npz"
+    if boxes.exists():
+        with np.load(boxes, allow_pickle=False) as kept:
+            matches = Matches.from_columns(kept) if "right" in kept else None
+        if matches:  # what was scored before they were kept has none
+            precision = average_precision(matches).mean(axis=1).tolist()
+            scores["det"] = dict(zip(CLASSES["det"], precision, strict=True))
     return scores
 
 

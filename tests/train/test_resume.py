@@ -9,10 +9,12 @@ import pytest
 
 import bench.eval.evaluate
 import bench.train.engine
+from bench.eval.ap import Matches, average_precision
+from bench.eval.confusion import mean_of_present
 from bench.eval.evaluate import Evaluation
 from bench.run import run_cell
 from bench.selftest import compare
-from bench.store import read_lines, state
+from bench.store import read_json, read_lines, state
 from bench.train import stop
 from tests.train.tiny import Cut, at_call, prepared, pull_the_plug
 
@@ -207,10 +209,17 @@ def test_what_was_found_comes_back_from_arrays_as_it_was(whole):
     }
     again = Evaluation.from_arrays(columns).arrays()
     assert again.keys() == columns.keys()
-    for task, named in columns.items():
+    for task, named in again.items():
         for name, column in named.items():
-            assert np.array_equal(column, again[task][name])
-            assert column.dtype == again[task][name].dtype
+            assert np.array_equal(column, columns[task][name])
+            assert column.dtype == columns[task][name].dtype
+
+
+def test_what_is_kept_of_boxes_gives_the_result_s_ap_again(whole):
+    with np.load(whole / "preds" / "det.npz") as file:
+        precision = average_precision(Matches.from_columns(file))
+    metrics = read_json(whole / "result.json")["metrics"]
+    assert mean_of_present(precision) == pytest.approx(metrics["det/mAP"], abs=1e-9)
 
 
 def test_nothing_found_yet_is_something_to_come_back_to():
