@@ -9,13 +9,17 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
+from reports import wording
 from reports.drawing import BETTER, FAINT, HUES, INK, MUTED, PAPER, WORSE
+from reports.plots import MAIN, TASKS
 from reports.tables import (
     FAMILIES,
     METRICS,
@@ -45,10 +49,30 @@ NAMES = {
     **{color: name for name, color in HUES.items()},
 }
 FIGURES = {
-    "arrows": "From pretrain-finetune to pretrain-adapt-finetune",
-    "curves": "Learning curves",
-    "classes": "Scores of the classes",
-    "cost": "What it costs",
+    "arrows": {
+        "nav": "pf → paf",
+        "title": "From pretrain-finetune to pretrain-adapt-finetune",
+        "text": "One way a checkpoint and task: what an adapt stage before finetuning changes, at "
+        "the same number of epochs.",
+    },
+    "curves": {
+        "nav": "Curves",
+        "title": "Learning curves",
+        "text": "Losses while training, and scores where validations were asked for, stage behind "
+        "stage. A line is one cell.",
+    },
+    "classes": {
+        "nav": "Classes",
+        "title": "Scores of the classes",
+        "text": "A dot is one checkpoint, mean over seeds. Point at a row of the results to see "
+        "its own.",
+    },
+    "cost": {
+        "nav": "Cost",
+        "title": "What it costs",
+        "text": "Training alone, of all GPUs or processes of a cell; teachers and pseudo labels "
+        "are shared by all and not counted.",
+    },
 }
 
 
@@ -70,8 +94,9 @@ class Page:
     """What a page shows.
 
     `cells` says by key what is known of each cell, as sections of (term, value); `panels` are the
-    pictures by the name of a comparison; `classes` and `colors` name what is drawn in them. `origin`
-    says where the numbers are from, `tables` are tables of the paper as HTML, by title.
+    pictures of each section by its id (s0, s1, …), `legend` the classes of each task with their
+    colours. `origin` says where all numbers are from, `tables` are tables of the paper as HTML, by
+    title.
     """
 
     title: str
@@ -100,7 +125,7 @@ def page(one: Page) -> str:
         sections=shown,
         stand_in=any(section["stand_in"] for section in shown),
         metrics=METRICS,
-        stages=STAGES,
+        spans=[(task, len(list(of))) for task, of in groupby(METRICS.values(), itemgetter(0))],
         headings=FIGURES,
         protocols=PROTOCOLS,
         style=Markup((TEMPLATES / "page.css").read_text()),
@@ -148,14 +173,20 @@ def duration(seconds: float | None) -> str:
 def _shown(number: int, section: Section) -> dict[str, Any]:
     """Return what the template shows of a comparison."""
     causes: dict[str, int] = {}
-    means = list(_lines(section.results, causes))
-    rows = ranked([line["row"] for line in means])
-    for line, row in zip(means, rows, strict=True):
-        line["row"] = row
+    widest = max(section.results[stage].max() for stage in STAGES)
+    groups = [cells for _, cells in section.results.groupby(["zoo", "protocol"], sort=False)]
+    for cells in groups:
+        number_causes(cells, causes)
+    rows = ranked([_row(cells, causes) for cells in groups])
+    lines = []
+    for row, cells in zip(rows, groups, strict=True):
+        lines.append(_line(row, cells, "mean", widest))
+        alone = [cells.iloc[i : i + 1] for i in range(len(cells))]
+        lines += [_line(_row(one, causes), one, "cell", widest) for one in alone]
     return {
         "id": f"s{number}",
         "name": section.name,
-        "lines": [line for mean in means for line in (mean, *mean["seeds"])],
+        "lines": lines,
         "stand_in": bool(section.results["stand_in"].any()),
         "families": {FAMILIES[name]: name for name in dict.fromkeys(section.results["family"])},
         "protocols": list(dict.fromkeys(section.results["protocol"])),
@@ -165,40 +196,57 @@ def _shown(number: int, section: Section) -> dict[str, Any]:
             name: themed(svg, f"s{number}-{name}") for name, svg in section.figures.items()
         },
         "counts": section.results["state"].value_counts().to_dict(),
-        "notes": explained(tuple(rows), causes),
+        "notes": explained(rows, causes),
     }
 
 
-def _lines(results: "DataFrame", causes: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield a line for each checkpoint and protocol, means over its seeds; and in it the seeds'."""
-    for (_, _), cells in results.groupby(["zoo", "protocol"], sort=False):
-        number_causes(cells, causes)
-        alone = [cells.iloc[i : i + 1] for i in range(len(cells))]
-        seeds = [_line(one, causes, kind="cell") for one in alone]
-        yield {**_line(cells, causes, kind="mean"), "seeds": seeds}
-
-
-def _line(cells: "DataFrame", causes: Mapping[str, int], *, kind: str) -> dict[str, Any]:
+def _row(cells: "DataFrame", causes: Mapping[str, int]) -> Row:
     first = cells.iloc[0]
-    row = Row(
+    return Row(
         group=FAMILIES[first["family"]],
         header=(first["label"], first["protocol"]),
         entries=tuple(entry_of(cells, metric, causes) for metric in METRICS),
         shaded=first["protocol"] == "paf",
     )
-    seconds = cells["seconds"].mean()
+
+
+def _line(row: Row, cells: "DataFrame", kind: str, widest: float) -> dict[str, Any]:
+    """Return a line of the grid: of one cell, or of all seeds (`kind` is cell or mean)."""
+    first, seconds = cells.iloc[0], _known(cells["seconds"].mean())
+    scales = [_known(cells[stage].mean()) for stage in STAGES]
+    named = zip(STAGES, scales, strict=True)
     return {
         "kind": kind,
         "row": row,
         "zoo": first["zoo"],
         "family": first["family"],
-        "mark": STAND_IN if cells["stand_in"].any() else "",
-        "seeds_said": ", ".join(map(str, cells["seed"])) if kind == "cell" else len(cells),
-        "keys": " ".join(key for key in cells["key"] if isinstance(key, str)),
+        "seeds": int(first["seed"]) if kind == "cell" else len(cells),
+        "entries": [_entry(row, entry) for entry in row.entries],
+        "all_keys": " ".join(key for key in cells["key"] if isinstance(key, str)),
         "state": _states(cells["state"]),
-        "seconds": None if seconds != seconds else round(float(seconds), 1),
+        "seconds": seconds,
         "took": duration(seconds),
-        "scales": [_known(cells[stage].mean()) for stage in STAGES],
+        "scales": [
+            {"value": value, "share": 0 if value is None else round(value / widest, 3)}
+            for value in scales
+        ],
+        "scales_said": ", ".join(f"{name} {value}" for name, value in named),
+    }
+
+
+def _entry(row: Row, entry: Entry) -> dict[str, Any]:
+    told = {"best": entry.best, "second": entry.second}
+    values = ", ".join(f"{value:.2f}" for value in entry.values)
+    between = "" if entry.interval is None else "; 95 % interval {:.1f} to {:.1f}"
+    return {
+        "classes": " ".join(name for name, holds in told.items() if holds),
+        "metric": entry.metric,
+        "value": "" if entry.mean is None else f"{entry.mean:.6f}",
+        "number": wording.number(entry),
+        "std": wording.deviation(entry),
+        "mark": wording.marks(row, entry),
+        "behind": " ".join(entry.keys),
+        "title": values + between.format(*(entry.interval or ())),
     }
 
 
@@ -213,32 +261,26 @@ def _states(states: Iterable[str]) -> str:
 
 
 def _summary(results: "DataFrame") -> Iterator[dict[str, Any]]:
-    """Yield for each task its best cell, and what `paf` changes on the mean over checkpoints."""
+    """Yield for each task its best row, and what `paf` changes on the mean over checkpoints."""
     done = results[results["state"] == "done"]
-    for metric in ("sem/mIoU", "driv/mIoU", "det/mAP"):
+    for task, metric in MAIN.items():
         known = done[done[metric].notna()]
         if known.empty:
             continue
-        means = known.groupby(["zoo", "label", "protocol"], sort=False)[metric].mean()
-        wide = means.unstack("protocol")
-        both = wide.dropna(subset=["pf", "paf"]) if {"pf", "paf"} <= set(wide) else wide.iloc[:0]
-        _, label, protocol = means.idxmax()
-        rises = both["paf"] - both["pf"] if len(both) else None
+        means = known.groupby(["zoo", "protocol"], sort=False)[metric].mean().unstack("protocol")
+        protocol = means.max().idxmax()
+        zoo = means[protocol].idxmax()
+        both = means.reindex(columns=["pf", "paf"]).dropna()
+        rises = (both["paf"] - both["pf"]).round(1)
         yield {
-            "task": {"SS": "Semantic segmentation", "DA": "Drivable area", "Det": "Detection"}[
-                METRICS[metric][0]
-            ],
+            "task": TASKS[task],
             "metric": METRICS[metric][1],
-            "best": float(means.max()),
-            "label": label,
+            "best": float(means[protocol].max()),
+            "label": known[known["zoo"] == zoo]["label"].iloc[0],
             "protocol": protocol,
             "pairs": len(both),
-            "rise": None if rises is None else float(rises.mean()),
-            "better": 0 if rises is None else int((rises.round(1) > 0).sum()),
+            "rise": float(rises.mean()) if len(both) else 0.0,
+            "said": wording.signed(float(rises.mean())) if len(both) else "",
+            "better": int((rises > 0).sum()),
             "mark": STAND_IN if known["stand_in"].any() else "",
         }
-
-
-def sort_value(entry: Entry) -> str:
-    """Return what a number is sorted by."""
-    return "" if entry.mean is None else f"{entry.mean:.6f}"

@@ -215,7 +215,8 @@ def _no_finer_than_a_point(ax: Axes) -> None:
     """Show at least one point of a score: what is smaller is not to look large."""
     low, high = ax.get_xlim()
     if high - low < 1:
-        ax.set_xlim((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
+        middle = max((low + high) / 2, 0.45)  # no score is below 0
+        ax.set_xlim(middle - 0.5, middle + 0.5)
 
 
 def _arrow_legend(results: "DataFrame") -> list[Line2D]:
