@@ -24,6 +24,7 @@ BOXES = (  # the colours of boxes, by class: bright, for night scenes too
     *("#ff5d5d", "#ff9f40", "#4fc3ff", "#5b8cff", "#b388ff"),
     *("#c0c0ff", "#ff6bd6", "#ffd23f", "#7dff7a", "#f5f56b"),
 )
+FIRST = ("failed", "scores", "weights", "data", "again")  # of what is told of a cell
 SAID = ("torch", "torchvision", "timm", "numpy", "pycocotools")
 
 
@@ -98,15 +99,16 @@ def _scales(home: Path) -> dict[str, float]:
 def _cell(one: Stored) -> dict[str, Any]:
     """Return what a page tells of a cell on request: sections of (name, value), classes' scores."""
     known = facts(one)
-    told = [
-        [title, [[name, str(value)] for name, value in lines]] for title, lines in sections(known)
-    ]
+    told = dict(sections(known))
+    told = {title: told.pop(title) for title in FIRST if title in told} | told
     scores = per_class(one.home) if one.state == "done" else {}
     return {
         "name": one.home.name,
         "state": one.state,
         "seed": one.order["resolved"]["seed"],
-        "sections": told,
+        "sections": [
+            [title, [[name, str(value)] for name, value in lines]] for title, lines in told.items()
+        ],
         "classes": {
             task: [
                 [name, None if value != value else round(value, 1)] for name, value in of.items()
@@ -160,7 +162,7 @@ def _origin(known: Iterable[Stored]) -> Iterator[tuple[str, str]]:
     yield "data", _listed(f"{o['data']['name']} (sha256 {o['data']['sha256']})" for o in orders)
     yield "split", _listed(f"{o['split']['file']} ({o['split']['sha256']})" for o in orders)
     yield "protocol version", _listed(str(o["version"]) for o in orders)
-    yield "code", _listed(f"{p.get('code')} (sources {p.get('sources')})" for p in started)
+    yield "code", _listed(f"{p['code']} (sources {', '.join(p['sources'])})" for p in started)
     yield "device", _listed(str(p.get("device")) for p in started)
     packages = [p.get("packages", {}) for p in started]
     yield (
