@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import BenchError
 from bench.cell import Cell
+from bench.provenance import device
 from bench.store import Store, error_of, read_json, read_result, state
 from reports.tables import METRICS
 from zoo.catalog import Checkpoint, find
@@ -93,6 +94,9 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "stand_in": False,
         "key": None,
         "folder": None if home is None else str(home),
+        "hours": None,
+        "device": None,
+        "gpus": 1,
         **dict.fromkeys(METRICS, float("nan")),
     }
     if home is None or order is None:
@@ -104,8 +108,17 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         row["error"] = error_of(home)
     if now == "done":
         try:
-            scores = read_result(home)["metrics"]
-            row |= {name: value for name, value in scores.items() if value is not None}
+            result = read_result(home)
+            row |= {k: value for k, value in result["metrics"].items() if value is not None}
+            row |= _cost(result)
         except BenchError as error:
             row |= {"state": "failed", "error": str(error)}
     return row
+
+
+def _cost(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the GPU-hours of each stage, and on what; no hours where ranks changed on the way."""
+    told = result["provenance"]
+    ranks = told.get("ranks", [1])
+    hours = {one["name"]: one["seconds"] * ranks[0] / 3600 for one in result["stages"]}
+    return {"hours": hours if len(ranks) == 1 else None, "device": device(told), "gpus": max(ranks)}

@@ -69,7 +69,8 @@ def ratio(row: Row, rows: tuple[Row, ...]) -> float | None:
 def with_cost(table: Table) -> Table:
     """Add the columns of what training took."""
     costs = [row.cost for row in table.rows if row.cost]
-    stages = tuple(dict.fromkeys(stage for cost in costs for stage in cost.stages))
+    by_length = sorted(costs, key=lambda cost: -len(cost.stages))  # those of paf: adapt, finetune
+    stages = tuple(dict.fromkeys(stage for cost in by_length for stage in cost.stages))
     paired = any(_base(row, table.rows) for row in table.rows)
     names = (*(f"hours/{stage}" for stage in stages), ALL, *([RATIO] if paired else []))
     columns = (Column(metric=n, headings=("Hours", n.partition("/")[2])) for n in names)

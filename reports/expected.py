@@ -44,9 +44,9 @@ def read(file: Path) -> dict[str, Any]:
 def expected(said: Any, path: tuple[str, ...] = ()) -> Iterator[Expected]:
     """Yield the rows of one table of such a file; ReportError for what is no row."""
     where = ".".join(path) or "its table"
-    if not isinstance(said, dict) or not said:
+    if not isinstance(said, dict):
         raise ReportError(f"{where} is {said!r}, not a row of values by metric.")
-    if not any(isinstance(value, dict) for value in said.values()):
+    if said and not any(isinstance(value, dict) for value in said.values()):
         unknown = [name for name in said if name not in METRICS]
         if unknown:
             raise ReportError(f"{where}: {listed(unknown)}. Metrics are: {', '.join(METRICS)}.")

@@ -35,7 +35,7 @@ TEX = {
     "≈": r"$\approx$",
     "≠": r"$\neq$",
     "Δ": r"$\Delta$",
-    "§": r"\S{}",
+    "§": r"$\mathsection$",
     "·": r"$\cdot$",
     "…": r"\dots{}",
     "✗": r"$\times$",

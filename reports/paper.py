@@ -8,6 +8,7 @@ a unit of the last printed digit is granted to both.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,36 +27,43 @@ def _file() -> dict[str, Any]:
     return read(FILE)
 
 
-def printed(number: str) -> list[Expected]:
-    """Return the rows that a table of the paper has."""
-    return [*expected(_file()[f"table{number}"])] if f"table{number}" in _file() else []
-
-
-def derived(number: str) -> list[Expected]:
-    """Return the rows that follow from what the paper prints elsewhere."""
-    said = _file()["derived"].get(f"table{number}")
-    return [] if said is None else [*expected(said)]
+def papers_tables() -> tuple[str, ...]:
+    """Return the numbers of the tables that the paper prints."""
+    return tuple(name.removeprefix("table") for name in _file() if name.startswith("table"))
 
 
 def beside(table: Table, remarks: tuple[str, ...] = ()) -> Table:
     """Put the published values of a table beside ours; `remarks` are more notes on them."""
     shown = tuple(_with_paper(row, table.number) for row in table.rows)
-    notes = [f"Paper: {said}" for said in (*remarks, *_contradictions(table.number))]
+    notes = (f"Paper: {said}" for said in (*remarks, *_contradictions(table.number)))
     return replace(table, rows=shown, notes=(*table.notes, *_legend(shown), *notes))
 
 
+def values_of(table: Table) -> list[Expected]:
+    """Return the published values that stand in a table, as what is expected of it."""
+    values = [
+        (row, {entry.metric: entry.paper for entry in row.entries if entry.paper is not None})
+        for row in table.rows
+    ]
+    return [
+        Expected(path=tuple(filter(None, (row.group, *row.header))), values=of)
+        for row, of in values
+        if of
+    ]
+
+
 def _with_paper(row: Row, number: str) -> Row:
-    for rows, follows in ((printed(number), False), (derived(number), True)):
-        for one in rows:
+    for said, follows in ((_file(), False), (_file()["derived"], True)):
+        for one in expected(said.get(f"table{number}", {})):
             if one.names(row):
-                entries = tuple(_beside(entry, one.values) for entry in row.entries)
+                entries = tuple(_entry(entry, one.values) for entry in row.entries)
                 return replace(row, entries=entries, derived=follows)
     return row
 
 
-def _beside(entry: Entry, values: Any) -> Entry:
-    paper = values.get(entry.metric)
-    return replace(entry, paper=paper, within=within(replace(entry, paper=paper)))
+def _entry(entry: Entry, values: Mapping[str, float]) -> Entry:
+    known = replace(entry, paper=values.get(entry.metric))
+    return replace(known, within=within(known))
 
 
 def within(entry: Entry) -> bool | None:
@@ -79,13 +87,14 @@ def _half_width(std: float, n: int) -> float:
 def _contradictions(number: str) -> tuple[str, ...]:
     notes = _file()["notes"]
     own = notes.get(f"table{number}", [])
-    return (*own, *notes["all"]) if own else ()
+    return (*own, *notes["all"])
 
 
 def _legend(rows: tuple[Row, ...]) -> tuple[str, ...]:
     entries = [entry for row in rows for entry in row.entries]
     if not any(row.has_paper for row in rows):
         return ("The paper has no values for these rows",)
+    follows = any(row.derived for row in rows)
     alone = any(e.within is None and e.difference is not None for e in entries)
     frames = any(e.within is not None and e.std is None for e in entries)
     seeds = any(e.within is not None and e.std is not None for e in entries)
@@ -93,18 +102,10 @@ def _legend(rows: tuple[Row, ...]) -> tuple[str, ...]:
         *(["of one more run like ours (95 % prediction interval, t)"] if seeds else []),
         *(["of one run over validation frames (95 %)"] if frames else []),
     ]
-    spread = f"{INSIDE} within, {OUTSIDE} outside the spread {' or '.join(of)}"
-    return (
-        "paper: the published value, and ours less that",
-        *([spread] if of else []),
-        *(["without either mark: one seed, the spread is unknown"] if alone else []),
-        *(
-            [f"{DERIVED} follows from Table 1, is not printed in the paper"]
-            if _any_derived(rows)
-            else []
-        ),
-    )
-
-
-def _any_derived(rows: tuple[Row, ...]) -> bool:
-    return any(row.derived for row in rows)
+    said = {
+        "paper: the published value, and ours less that": True,
+        f"{INSIDE} within, {OUTSIDE} outside the spread {' or '.join(of)}": of,
+        "without either mark: one seed, the spread is unknown": alone,
+        f"{DERIVED} not printed in the paper: follows from its Table 1": follows,
+    }
+    return tuple(note for note, holds in said.items() if holds)

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from reports.cost import ALL, RATIO, cost_of
+from reports.paper import within
 from reports.tables import (
     FAMILIES,
     METRICS,
@@ -183,7 +184,7 @@ def _gain(before: Entry, after: Entry) -> Entry:
     paper = None
     if before.paper is not None and after.paper is not None:
         paper = after.paper - before.paper
-    return Entry(
+    gain = Entry(
         metric=after.metric,
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
@@ -196,6 +197,7 @@ def _gain(before: Entry, after: Entry) -> Entry:
         paper=paper,
         form="+.1f",
     )
+    return replace(gain, within=within(gain))
 
 
 def _wide_reference(row: Row, columns: Iterable[Column]) -> Row:

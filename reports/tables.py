@@ -9,7 +9,7 @@ and `hours`, `device`, `gpus` (what training took: see reports/cost.py).
 import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ PROTOCOLS = {
 }
 
 MARKS = {"pending": "·", "running": "…", "failed": "✗", "na": "–"}
+STALE_NAMED = 5  # in the note; JSON has all
 ONE_SEED = "†"
 STAND_IN = "‡"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -136,7 +137,7 @@ class Row:
     @property
     def mark(self) -> str:
         """† and ‡ where they hold for every number of this row."""
-        marks = [entry.mark for entry in self.entries if entry.mean is not None]
+        marks = [e.mark for e in self.entries if e.mean is not None and e.metric in METRICS]
         common = (mark for mark in (ONE_SEED, STAND_IN) if all(mark in one for one in marks))
         return "".join(common) if marks else ""
 
@@ -322,3 +323,13 @@ def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ..
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
         *(f"{failed}{superscript(number)} failed: {cause}" for cause, number in causes.items()),
     )
+
+
+def leaving_out(table: Table, stale: Sequence[str]) -> Table:
+    """Name beside a table the cells that it leaves out as stale, instead of mixing them in."""
+    if not stale:
+        return table
+    named, more = ", ".join(stale[:STALE_NAMED]), len(stale) - STALE_NAMED
+    rest = f" and {more} more" if more > 0 else ""
+    note = f"Left out, of another protocol version, data or weights: {named}{rest}"
+    return replace(table, stale=tuple(stale), notes=(*table.notes, note))
