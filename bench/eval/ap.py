@@ -23,7 +23,7 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100  # of an image and class, the best by score
 ANY_AREA = (0.0, 1e10)
-BLOCK = 1 << 21  # numbers in one temporary array
+BLOCK = 1 << 16  # numbers in one temporary array: few enough for the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def match(
     unwanted = crowd | _outside(boxes, area)
     positives = np.bincount(box_group[~unwanted], minlength=len(images) * classes)
 
-    best = np.lexsort((-scores, spot_group))  # group by group, within it the best first
+    best = _best_first(scores, spot_group)
     place = _rank(spot_group[best])
     kept = best[place < MAX_DETECTIONS]
     right, ignored = (np.zeros((len(scores), len(IOU_THRESHOLDS)), dtype=bool) for _ in range(2))
@@ -141,46 +141,69 @@ def average_precision(
     images, classes = matches.positives.shape
     times = np.ones(images) if weights is None else np.asarray(weights, dtype=np.float64)
     rows = np.atleast_2d(times)
-    scores = np.empty((len(rows), classes, matches.right.shape[1]))
-    counted = ~matches.ignored.all(axis=1)
+    scores = np.zeros((len(rows), classes, matches.right.shape[1]))
+    best = _best_first(matches.scores, matches.classes)
+    bounds = np.searchsorted(matches.classes[best], np.arange(classes + 1))
+    right, ignored = (_places(bits, best, bounds) for bits in (matches.right, matches.ignored))
     for category in range(classes):
-        mine = np.flatnonzero(counted & (matches.classes == category))
-        mine = mine[np.argsort(-matches.scores[mine], kind="stable")]
-        share = max(1, BLOCK // max(1, len(mine)))
+        image = matches.image[best[bounds[category] : bounds[category + 1]]]
+        steps = list(map(_Step, right[category], ignored[category]))
+        share = max(1, BLOCK // max(1, len(image)))
         for first in range(0, len(rows), share):
             block = slice(first, first + share)
-            scores[block, category] = _of_class(
-                rows[block][:, matches.image[mine]],
-                rows[block] @ matches.positives[:, category],
-                matches.right[mine],
-                matches.ignored[mine],
-            )
+            positives = rows[block] @ matches.positives[:, category]
+            scores[block, category] = _of_class(rows[block][:, image], positives, steps)
     return scores.reshape(*times.shape[:-1], *scores.shape[1:])
 
 
+class _Step:
+    """Of one class and threshold: the places of the right and the ignored detections, best first.
+
+    `before` says how many ignored ones come before each that is right.
+    """
+
+    def __init__(self, hits: np.ndarray, skipped: np.ndarray) -> None:
+        self.hits, self.skipped = hits, skipped
+        self.before = np.searchsorted(skipped, hits)
+
+
+def _places(
+    bits: Bool[np.ndarray, "N T"], best: Integer[np.ndarray, "N"], bounds: Integer[np.ndarray, "L"]
+) -> list[list[Integer[np.ndarray, "H"]]]:
+    """Return for every class and threshold where the bit is set: places in `best`, from its bound.
+
+    `bounds` are where the classes begin in `best`, and its end.
+    """
+    total, steps = bits.shape
+    place = np.empty(total, dtype=np.int64)
+    place[best] = np.arange(total)
+    row, step = np.nonzero(bits)
+    found = np.sort(step * total + place[row])
+    cuts = np.searchsorted(found, np.arange(steps)[:, None] * total + bounds)  # [T, K+1]
+    return [
+        [found[cuts[t, k] : cuts[t, k + 1]] - t * total - bounds[k] for t in range(steps)]
+        for k in range(len(bounds) - 1)
+    ]
+
+
 def _of_class(
-    times: Float64[np.ndarray, "B N"],
-    positives: Float64[np.ndarray, "B"],
-    right: Bool[np.ndarray, "N T"],
-    ignored: Bool[np.ndarray, "N T"],
+    times: Float64[np.ndarray, "B N"], positives: Float64[np.ndarray, "B"], steps: Sequence[_Step]
 ) -> Float64[np.ndarray, "B T"]:
-    """Return the AP of one class, whose detections come in the order of their scores.
+    """Return the AP of one class; `times` says how often each of its detections counts.
 
     Precision at a recall is the best at this recall or a greater one, so that only detections that
-    are right have to be looked at. `times` says how often each detection counts.
+    are right have to be looked at.
     """
-    scores = np.zeros((len(times), right.shape[1]))
+    scores = np.zeros((len(times), len(steps)))
     claimed = np.cumsum(times, axis=1)
-    for t in range(right.shape[1]):
-        hits, skipped = np.flatnonzero(right[:, t]), np.flatnonzero(ignored[:, t])
-        if not hits.size:
+    for t, step in enumerate(steps):
+        if not step.hits.size:
             continue
-        claims = claimed[:, hits]
-        if skipped.size:
-            none = np.zeros((len(times), 1))
-            left_out = np.concatenate([none, np.cumsum(times[:, skipped], axis=1)], axis=1)
-            claims = claims - left_out[:, np.searchsorted(skipped, hits)]
-        found = np.cumsum(times[:, hits], axis=1)
+        claims = claimed[:, step.hits]
+        if step.skipped.size:
+            skipped = np.cumsum(times[:, step.skipped], axis=1)
+            claims -= np.pad(skipped, ((0, 0), (1, 0)))[:, step.before]
+        found = np.cumsum(times[:, step.hits], axis=1)
         precision = found / (claims + np.spacing(1))
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         recall = found / np.maximum(positives, np.spacing(1))[:, None]
@@ -209,7 +232,8 @@ def _assign(
     order = np.lexsort((unwanted, boxes[1]))  # ignored ones last
     spot, box, overlap = _overlapping(spots, (boxes[0][order], boxes[1][order]), crowd[order])
     ignored, shared = unwanted[order], crowd[order]
-    liked = np.lexsort((-box, -overlap, ignored[box], spot))
+    spot, box, overlap = spot[::-1], box[::-1], overlap[::-1]  # of equals the last box first
+    liked = np.lexsort((-overlap, 2 * spot + ignored[box]))
     spot, box, overlap = spot[liked], box[liked], overlap[liked]
     choice = _rank(spot)
     firsts = np.flatnonzero(choice == 0)
@@ -236,32 +260,41 @@ def _overlapping(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the pairs of one group that overlap enough: detection, box, and how much.
 
-    That is intersection over union, or on a crowd over the detection alone.
+    That is intersection over union, or on a crowd over the detection alone, step by step as
+    pycocotools rounds.
     """
     start, stop = (np.searchsorted(boxes[1], spots[1], side=side) for side in ("left", "right"))
     count = stop - start
     total = np.cumsum(count)
     cuts = np.searchsorted(total, np.arange(BLOCK, total[-1], BLOCK)) if total.size else []
+    here, there = _edges(spots[0]), _edges(boxes[0])
     found = []
     for first, last in pairwise([0, *cuts, len(count)]):
         spot = np.repeat(np.arange(first, last), count[first:last])
         box = _spans(start[first:last], count[first:last])
-        overlap = _iou(spots[0][spot], boxes[0][box], crowd[box])
+        width = _common(here[0], spot, there[0], box)
+        meet = np.flatnonzero(width > 0)  # few do, and the rest is for them alone
+        spot, box = spot[meet], box[meet]
+        both = width[meet] * np.maximum(_common(here[1], spot, there[1], box), 0.0)
+        own, other = here[2][spot], there[2][box]
+        union = np.where(crowd[box], own, own + other - both)
+        overlap = np.divide(both, union, out=np.zeros_like(both), where=both > 0)
         near = overlap >= IOU_THRESHOLDS[0]
         found.append((spot[near], box[near], overlap[near]))
     spot, box, overlap = (np.concatenate(column) for column in zip(*found, strict=True))
     return spot, box, overlap
 
 
-def _iou(
-    spots: Float64[np.ndarray, "P 4"], boxes: Float64[np.ndarray, "P 4"], crowd: np.ndarray
-) -> Float64[np.ndarray, "P"]:
-    """Return the overlap of pairs, as x, y, width, height: step by step as pycocotools rounds."""
-    ends = np.minimum(spots[:, :2] + spots[:, 2:], boxes[:, :2] + boxes[:, 2:])
-    sides = np.maximum(ends - np.maximum(spots[:, :2], boxes[:, :2]), 0.0)
-    both, own = sides[:, 0] * sides[:, 1], spots[:, 2] * spots[:, 3]
-    union = np.where(crowd, own, own + boxes[:, 2] * boxes[:, 3] - both)
-    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
+def _edges(boxes: Float64[np.ndarray, "N 4"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where boxes begin and end in x, and in y, as [2, N]; and their areas."""
+    x, y, width, height = boxes.T
+    return np.stack([x, x + width]), np.stack([y, y + height]), width * height
+
+
+def _common(spots: np.ndarray, spot: np.ndarray, boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return how long the common stretch of pairs is on one axis; negative where there is none."""
+    first = np.maximum(spots[0][spot], boxes[0][box])
+    return np.minimum(spots[1][spot], boxes[1][box]) - first
 
 
 def _boxes(
@@ -288,6 +321,15 @@ def _nothing(name: str) -> Detections:
 def _outside(boxes: Float64[np.ndarray, "N 4"], area: tuple[float, float]) -> np.ndarray:
     size = boxes[:, 2] * boxes[:, 3]
     return (size < area[0]) | (size > area[1])
+
+
+def _best_first(
+    scores: Float[np.ndarray, "N"], group: Integer[np.ndarray, "N"]
+) -> Integer[np.ndarray, "N"]:
+    """Return the order of `np.lexsort((-scores, group))`, in half its time."""
+    place = np.empty(len(scores), dtype=np.int64)
+    place[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+    return np.argsort(group * len(scores) + place)
 
 
 def _rank(group: Integer[np.ndarray, "N"]) -> Integer[np.ndarray, "N"]:
