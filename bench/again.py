@@ -11,7 +11,7 @@ from protocols.own import base_of
 from protocols.presets import PROTOCOLS
 from protocols.presets import protocol as preset_protocol
 
-SAID = {"name", "preset", "scheme", "heads"}  # by options of their own
+SAID = ("name", "preset", "scheme", "heads")  # by options of their own
 
 
 def again(order: dict[str, Any]) -> str:
@@ -20,13 +20,13 @@ def again(order: dict[str, Any]) -> str:
     A user's own protocol goes by the name of its file, and is to be in it as it was then.
     """
     cell = Cell.from_resolved(order["resolved"])
-    protocol, own = cell.protocol, cell.protocol.name not in PROTOCOLS
-    data = order["data"]
-    words = ["--zoo", cell.zoo, "--protocol", f"{protocol.name}.toml" if own else protocol.name]
+    protocol, data = cell.protocol, order["data"]
+    own = "" if protocol.name in PROTOCOLS else ".toml"
+    words = ["--zoo", cell.zoo, "--protocol", protocol.name + own]
     words += ["--setting", cell.setting, "--scheme", protocol.scheme, "--heads", protocol.heads]
     words += ["--tasks", ",".join(cell.tasks)] if cell.tasks != TASKS else []
     words += ["--seeds", str(cell.seed), "--preset", protocol.preset]
-    for key, value in _changed(cell, own):
+    for key, value in changed(cell):
         words += ["--set", f"{key}={value}"]
     words += ["--data", "demo" if data["drawn"] and data["name"] == "demo-data" else data["root"]]
     weights = [order["weights"], *order.get("parts", {}).values()]
@@ -34,19 +34,19 @@ def again(order: dict[str, Any]) -> str:
     return shlex.join(["bench", "run", *words, *(["--stand-ins"] if stand_in else [])])
 
 
-def _changed(cell: Cell, own: bool) -> list[tuple[str, str]]:
-    """Return the values that are not the preset's, by their names for --set.
+def changed(cell: Cell) -> list[tuple[str, str]]:
+    """Return the values of a cell that are not its preset's, by their names for --set.
 
     The stages of a user's own protocol are in its file.
     """
     protocol = cell.protocol
     usual = preset_protocol(base_of(protocol), protocol.preset, protocol.heads)
-    mine = dict(_flat(cell.resolved()["protocol"]))
     preset = dict(_flat(replace(cell, protocol=usual).resolved()["protocol"]))
+    elsewhere = SAID if protocol.name in PROTOCOLS else (*SAID, "stages")
     return [
         (key, value)
-        for key, value in mine.items()
-        if preset.get(key) != value and key not in SAID and not (own and key.startswith("stages."))
+        for key, value in _flat(cell.resolved()["protocol"])
+        if preset.get(key) != value and key.partition(".")[0] not in elsewhere
     ]
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import BenchError
 from bench.data.classes import CLASSES, COLORS
-from bench.figures import Comparison, comparisons, drawn, per_class, seconds
-from bench.grids import Request
+from bench.figures import Comparison, per_class
+from bench.provenance import device
 from bench.show import facts, sections
 from bench.status import Stored, stored
 from bench.store import Store, read_json, read_result
-from bench.tables import tables
+from reports.html import html
 from reports.page import STAGES, Page, Section, page
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from reports.tables import Table
 
 PANELS = "panels.json"
 BOXES = (  # the colours of boxes, by class: bright, for night scenes too
@@ -28,63 +30,46 @@ FIRST = ("failed", "scores", "weights", "data", "again")  # of what is told of a
 SAID = ("torch", "torchvision", "timm", "numpy", "pycocotools")
 
 
-def page_of(
-    request: Request,
-    store: Store,
-    *,
-    root: Path | None = None,
-    exactly: Mapping[str, Path] | None = None,
-) -> str:
-    """Return the page of a request; `root` and `exactly` are those of `bench.results.rows`."""
-    from reports.plots import save
-
-    found = comparisons(request, store, root=root, exactly=exactly)
-    homes = [Path(home) for one in found for home in one.frame["folder"].dropna()]
-    known = {one.home: one for one in stored(store) if one.home in set(homes)}
-    told, stale = tables(request, store, "html", root=root, exactly=exactly)
+def page_of(found: Sequence[Comparison], tables: Mapping[str, Table], store: Store) -> str:
+    """Return the page of these comparisons, with tables by the names of their files."""
+    homes = {Path(home) for one in found for home in one.frame["folder"].dropna()}
+    known = [one for one in stored(store) if one.home in homes and one.order]
+    stale = dict.fromkeys(name for table in tables.values() for name in table.stale)
     return page(
         Page(
-            title=", ".join(dict.fromkeys(_data_names(known.values()))) or store.root.name,
+            title=" and ".join(dict.fromkeys(map(_data_name, known))) or store.root.name,
             sections=[
                 Section(
                     name=one.name,
                     results=_with_load(one.frame),
-                    figures={name: save(f, "svg").decode() for name, f in drawn(one).items()},
+                    figures=one.svgs,
                 )
                 for one in found
             ],
-            cells={one.order["key"]: _cell(one) for one in known.values() if one.order},
+            cells={one.order["key"]: _cell(one) for one in known},
             panels={f"s{i}": _panels(one) for i, one in enumerate(found)},
             legend=_legend(),
-            origin=list(_origin(known.values())),
-            tables={text_name(name): text for name, text in told.items()},
-            notes=[f"stale, left out: {home.name}" for home in stale],
+            origin=list(_origin(known)),
+            tables={f"Table {name.removeprefix('table')}": html(t) for name, t in tables.items()},
+            notes=[f"stale, left out: {name}" for name in stale],
         )
     )
 
 
-def text_name(name: str) -> str:
-    """Return what a table is called, of the name of its file: Table 2 of table2."""
-    return f"Table {name.removeprefix('table')}"
-
-
-def _data_names(known: Iterable[Stored]) -> Iterator[str]:
-    for one in known:
-        if one.order:
-            data = one.order["data"]
-            yield "drawn demo data" if data["drawn"] else data["name"]
+def _data_name(one: Stored) -> str:
+    return "drawn demo data" if one.order["data"]["drawn"] else one.order["data"]["name"]
 
 
 def _with_load(frame: DataFrame) -> DataFrame:
     """Add what training took, in seconds, and the scale of what each loaded trunk puts out."""
     frame = frame.copy()
     nothing = dict.fromkeys(STAGES, float("nan"))
-    loaded = [_scales(Path(home)) if home else nothing for home in frame["folder"]]
+    loaded = [_scales(Path(home)) if isinstance(home, str) else nothing for home in frame["folder"]]
     for stage in STAGES:
         frame[stage] = [scales.get(stage, float("nan")) for scales in loaded]
     frame["seconds"] = [
-        sum(seconds(read_result(Path(home))).values()) if state == "done" else float("nan")
-        for home, state in zip(frame["folder"], frame["state"], strict=True)
+        3600 * sum(one.values()) if isinstance(one, dict) else float("nan")
+        for one in frame["hours"]
     ]
     return frame
 
@@ -153,17 +138,18 @@ def _css(color: tuple[int, int, int]) -> str:
     return "#" + "".join(f"{level:02x}" for level in color)
 
 
-def _origin(known: Iterable[Stored]) -> Iterator[tuple[str, str]]:
+def _origin(known: Sequence[Stored]) -> Iterator[tuple[str, str]]:
     """Yield where the numbers of all cells are from, and in what they differ."""
-    orders = [one.order for one in known if one.order]
-    started = [
-        read_result(one.home)["provenance"] for one in known if one.order and one.state == "done"
-    ]
+    orders = [one.order for one in known]
+    started = [read_result(one.home)["provenance"] for one in known if one.state == "done"]
     yield "data", _listed(f"{o['data']['name']} (sha256 {o['data']['sha256']})" for o in orders)
     yield "split", _listed(f"{o['split']['file']} ({o['split']['sha256']})" for o in orders)
     yield "protocol version", _listed(str(o["version"]) for o in orders)
-    yield "code", _listed(f"{p['code']} (sources {', '.join(p['sources'])})" for p in started)
-    yield "device", _listed(str(p.get("device")) for p in started)
+    yield (
+        "code",
+        _listed(f"{p.get('code')} (sources {', '.join(p.get('sources', ()))})" for p in started),
+    )
+    yield "device", _listed(map(device, started))
     packages = [p.get("packages", {}) for p in started]
     yield (
         "versions",

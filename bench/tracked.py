@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bench import BenchError
 from bench.failure import cause
-from bench.invocations import Invocation
+from bench.invocations import FILE, Invocation
 from bench.store import read_json, read_lines, read_result, state
 
 CELL_TAG, INVOCATION_TAG = "bench.cell_id", "bench.invocation_id"
@@ -90,18 +90,18 @@ def of_cell(folder: Path) -> Tracked | None:
 
 
 def of_invocation(asked: Invocation) -> Tracked:
-    """Return the parent run of the cells that a `bench run` asked for, with its tables."""
+    """Return the parent run of the cells that a `bench run` asked for: tables, figures, page."""
     store = asked.folder.parent.parent
     states = Counter(state(store / "cells" / name) for name in asked.cells)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
-    tables = sorted(file for file in asked.folder.iterdir() if file.name.startswith("table"))
+    shown = sorted(file for file in asked.folder.glob("[!.]*") if file.name != FILE)
     return Tracked(
         kind=INVOCATION_TAG,
         name=f"{len(asked.cells)} cells · {asked.begun[:16].replace('T', ' ')}",
         status=_together(states),
         start_ms=milliseconds(asked.begun),
         end_ms=None,
-        digest=_digest(asked.folder, [file.name for file in tables]),
+        digest=_digest(asked.folder, [file.name for file in shown]),
         params={},
         tags={
             INVOCATION_TAG: asked.id,
@@ -110,7 +110,7 @@ def of_invocation(asked: Invocation) -> Tracked:
             "bench.state": counts,
             "mlflow.note.content": f"`{asked.command[:LONGEST_TAG]}`  \n{counts}",
         },
-        artifacts=tables,
+        artifacts=shown,
     )
 
 
