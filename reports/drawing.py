@@ -88,6 +88,8 @@ def finish(figure: Figure, frame: "DataFrame", handles: Sequence[Line2D | Patch]
     )
     if frame["stand_in"].any():
         figure.supxlabel(STAND_IN, x=0.01, ha="left", fontsize=6.5, color=MUTED)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # all has its place, the same in every format
     return figure
 
 
