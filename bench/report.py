@@ -93,7 +93,10 @@ def _draw(request: Request, store: Store, found: Mapping[str, Table], asked: Ask
             _write(asked.out / "page.html", text)
     if asked.out is None:
         return
-    for form in (form for form in asked.formats if form in FIGURES):
+    figures = [form for form in asked.formats if form in FIGURES]
+    if figures and not any(one.figures for one in drawn):
+        click.echo("No figures: none of these cells is done.", err=True)
+    for form in figures:
         for name, content in files(drawn, form):
             _write(asked.out / name, content)
 
