@@ -115,7 +115,7 @@ def _wanted(file: str, found: Mapping[str, Table]) -> dict[str, list[Expected]]:
         said, what = tuple(wanted), "The paper"
     else:
         values = read(Path(file))
-        wanted = {name: [*expected(values.get(name, {}), (name,))] for name in found}
+        wanted = {name: [*expected(values.get(name, {}), name)] for name in found}
         said, what = tuple(values), f"{file}, with {', '.join(values) or 'nothing'} in it,"
     if not any(wanted.values()):
         raise click.UsageError(f"{what} has no values for {', '.join(found)}.")

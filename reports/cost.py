@@ -6,12 +6,9 @@ times their number; None where nobody knows), `device` and `gpus` (how many trai
 
 import statistics
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reports.tables import Column, Entry, Row, Table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from reports.tables import Cell, Column, Entry, Row, Table
 
 ALL, RATIO = "hours/all", "hours/of pf"
 CPU = "cpu"
@@ -41,18 +38,16 @@ class Cost:
         return "process-hours" if on_cpu == {True} else "GPU-hours"
 
 
-def cost_of(cells: "DataFrame") -> Cost | None:
+def cost_of(cells: list[Cell]) -> Cost | None:
     """Return what the done cells of a row took; None where that is not known of all of them."""
-    if not {"hours", "device", "gpus"} <= {*cells.columns}:
-        return None
-    done = cells[cells["state"] == "done"]
-    hours = [one for one in done["hours"] if isinstance(one, dict)]
+    done = [cell for cell in cells if cell["state"] == "done"]
+    hours = [one for cell in done if isinstance(one := cell.get("hours"), dict)]
     if not hours or len(hours) < len(done) or len({tuple(one) for one in hours}) > 1:
         return None
     return Cost(
         stages={stage: statistics.fmean(one[stage] for one in hours) for stage in hours[0]},
-        devices=tuple(sorted({*done["device"]})),
-        gpus=tuple(sorted({int(count) for count in done["gpus"]})),
+        devices=tuple(sorted({cell["device"] for cell in done})),
+        gpus=tuple(sorted({int(cell["gpus"]) for cell in done})),
         n=len(hours),
     )
 

@@ -9,6 +9,7 @@ Tables go by the names of their files. A row goes by what stands before its numb
 included: as many of these words, in their order, as tell it from the others.
 """
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,22 +42,26 @@ def read(file: Path) -> dict[str, Any]:
         raise ReportError(f"{file} is not TOML: {error}.") from None
 
 
-def expected(said: Any, path: tuple[str, ...] = ()) -> Iterator[Expected]:
+def expected(said: Any, table: str = "", path: tuple[str, ...] = ()) -> Iterator[Expected]:
     """Yield the rows of one table of such a file; ReportError for what is no row."""
-    where = ".".join(path) or "its table"
+    where = ".".join(filter(None, (table, *path)))
     if not isinstance(said, dict):
         raise ReportError(f"{where} is {said!r}, not a row of values by metric.")
     if said and not any(isinstance(value, dict) for value in said.values()):
         unknown = [name for name in said if name not in METRICS]
         if unknown:
             raise ReportError(f"{where}: {listed(unknown)}. Metrics are: {', '.join(METRICS)}.")
-        wrong = [v for v in said.values() if isinstance(v, bool) or not isinstance(v, int | float)]
+        wrong = [value for value in said.values() if not _is_number(value)]
         if wrong:
             raise ReportError(f"{where}: {listed(wrong)} is no number.")
         yield Expected(path=path, values=said)
         return
     for word, inner in said.items():
-        yield from expected(inner, (*path, word))
+        yield from expected(inner, table, (*path, word))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def misses(name: str, table: Table, rows: list[Expected], tol: float) -> list[str]:
@@ -81,7 +86,7 @@ def _of_row(where: str, row: Row, values: Mapping[str, float], tol: float) -> It
         if entry is None:
             yield f"{where}, {metric}: the table has no such column, {wanted}"
         elif entry.mean is None or entry.state:
-            seeds = f" ({entry.n} seeds are done)" if entry.n else ""
+            seeds = f" ({entry.n} of its seeds done)" if entry.n else ""
             yield f"{where}, {metric}: {_STATES[entry.state]}{seeds}, {wanted}"
         elif abs(entry.mean - value) > tol + 1e-9:
             yield f"{where}, {metric}: {entry.mean:.2f}, {wanted}"

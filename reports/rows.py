@@ -10,6 +10,7 @@ from reports.tables import (
     Entry,
     Row,
     Table,
+    cells_of,
     check,
     columns_of,
     entry_of,
@@ -74,20 +75,20 @@ def by_rows(
 
 def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
     check(part.results)
-    number_causes(part.results, causes)
+    cells = cells_of(part.results)
+    number_causes(cells, causes)
     entries = (
-        entry_of(part.results, metric, causes)
+        entry_of(cells, metric, causes)
         if metric.partition("/")[0] in part.tasks
         else Entry(metric=metric, state="na")
         for metric in metrics
     )
-    first = part.results.iloc[0]
     return Row(
         group=part.group,
         header=part.header,
         entries=tuple(entries),
-        model=first["zoo"],
-        protocol=first["protocol"],
+        model=cells[0]["zoo"],
+        protocol=cells[0]["protocol"],
         shaded=part.shaded,
-        cost=cost_of(part.results),
+        cost=cost_of(cells),
     )

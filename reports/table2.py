@@ -12,11 +12,13 @@ from reports.tables import (
     FAMILIES,
     METRICS,
     PROTOCOLS,
+    Cell,
     Column,
     Entry,
     ReportError,
     Row,
     Table,
+    cells_of,
     check,
     columns_of,
     entry_of,
@@ -55,7 +57,7 @@ def table2(
     _check_one_of_each(results)
     causes: dict[str, int] = {}
     rows = [
-        _row(cells, protocol, causes)
+        _row(cells_of(cells), protocol, causes)
         for family in FAMILIES
         for _, cells in results[results["family"] == family].groupby("zoo", sort=False)
         for protocol in _shown(results)
@@ -127,10 +129,10 @@ def _shown(results: "DataFrame") -> list[str]:
     return [*papers, *(name for name in there if name not in PROTOCOLS)]
 
 
-def _row(cells: "DataFrame", protocol: str, causes: dict[str, int]) -> Row:
-    mine = cells[cells["protocol"] == protocol]
+def _row(cells: list[Cell], protocol: str, causes: dict[str, int]) -> Row:
+    mine = [cell for cell in cells if cell["protocol"] == protocol]
     number_causes(mine, causes)
-    first = cells.iloc[0]
+    first = cells[0]
     return Row(
         group=FAMILIES[first["family"]],
         header=(first["label"], protocol),

@@ -9,9 +9,9 @@ and `hours`, `device`, `gpus` (what training took: see reports/cost.py).
 import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,6 +45,8 @@ PROTOCOLS = {
     "prompt": "paf with score maps of prompts",
     "v2l": "prompt with vision-to-language",
 }
+
+Cell = dict[Hashable, Any]  # one row of the DataFrame, by column
 
 MARKS = {"pending": "·", "running": "…", "failed": "✗", "na": "–"}
 STALE_NAMED = 5  # in the note; JSON has all
@@ -206,38 +208,41 @@ def listed(values: Iterable[object]) -> str:
     return ", ".join(f"'{value}'" for value in dict.fromkeys(values))
 
 
-def number_causes(cells: "DataFrame", causes: dict[str, int]) -> None:
+def cells_of(results: "DataFrame") -> list[Cell]:
+    """Return the rows of a DataFrame as plain values, by their seeds."""
+    return sorted(results.to_dict("records"), key=lambda cell: cell["seed"])
+
+
+def number_causes(cells: list[Cell], causes: dict[str, int]) -> None:
     """Add to `causes` why cells failed, each cause with the number of its footnote."""
-    for error in cells[cells["state"] == "failed"]["error"]:
-        causes.setdefault(_one_line(error), len(causes) + 1)
+    for cell in cells:
+        if cell["state"] == "failed":
+            causes.setdefault(_one_line(cell["error"]), len(causes) + 1)
 
 
-def entry_of(cells: "DataFrame", metric: str, causes: Mapping[str, int]) -> Entry:
+def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry:
     """Return the number that cells, which differ by their seeds, have of a metric."""
-    done = cells[(cells["state"] == "done") & cells[metric].notna()].sort_values("seed")
-    failed = cells[cells["state"] == "failed"]
-    values = tuple(float(value) for value in done[metric])
+    done = [cell for cell in cells if cell["state"] == "done" and not math.isnan(cell[metric])]
+    failed = {_one_line(cell["error"]) for cell in cells if cell["state"] == "failed"}
+    values = tuple(float(cell[metric]) for cell in done)
     return Entry(
         metric=metric,
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
-        seeds=tuple(int(seed) for seed in done["seed"]),
+        seeds=tuple(cell["seed"] for cell in done),
         values=values,
-        interval=_interval(done, metric) if len(values) == 1 else None,
-        state=_state(set(cells["state"]), bool(values)),
-        failures=tuple(sorted({causes[_one_line(error)] for error in failed["error"]})),
-        stand_in=bool(done["stand_in"].any()),
-        keys=tuple(done["key"]),
+        interval=_interval(done[0], metric) if len(done) == 1 else None,
+        state=_state({cell["state"] for cell in cells}, bool(values)),
+        failures=tuple(sorted(causes[cause] for cause in failed)),
+        stand_in=any(cell["stand_in"] for cell in done),
+        keys=tuple(cell["key"] for cell in done),
     )
 
 
-def _interval(done: "DataFrame", metric: str) -> tuple[float, float] | None:
-    names = [f"{metric} low", f"{metric} high"]
-    if not {*names} <= {*done.columns}:
-        return None
-    low, high = (float(value) for value in done.iloc[0][names])
-    return None if math.isnan(low) or math.isnan(high) else (low, high)
+def _interval(cell: Cell, metric: str) -> tuple[float, float] | None:
+    low, high = (cell.get(f"{metric} {end}", math.nan) for end in ("low", "high"))
+    return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
 
 
 def _state(states: set[str], has_value: bool) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from example_results import REFERENCES, cell, measured, results
+from markdown_it import MarkdownIt
 
 from reports.latex import latex
 from reports.paper import beside
@@ -99,6 +100,22 @@ def test_json_is_strict(table):
 def test_markdown_rows_have_equal_numbers_of_cells(table):
     rows = [line for line in render(table, "markdown").splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_markdown_is_a_table_to_a_parser_of_githubs_tables(name):
+    table = shown(name, "markdown")
+    tokens = MarkdownIt("commonmark").enable("table").parse(render(table, "markdown"))
+    kinds = [token.type for token in tokens]
+    papers = sum(row.has_paper for row in table.rows)
+    groups = len({row.group for row in (*table.rows, *table.references)})
+    lines = len(table.rows) + len(table.references) + papers + groups
+    width = len(table.header) + len(table.columns)
+    assert kinds.count("table_open") == 1
+    assert kinds.count("th_open") == width
+    assert kinds.count("td_open") == lines * width
+    texts = [token.content for token in tokens if token.type == "inline"]
+    assert "**61.2** ±0.3" in texts
 
 
 def test_markdown_and_latex_escape_what_a_cause_holds():
