@@ -82,6 +82,8 @@ def comparisons(
     listed = cells(request)
     frame, _ = rows(listed, store, root=root, exactly=exactly)
     frame["protocol"] = [cell.protocol_label for cell in listed]
+    shared = frame.groupby("label")["zoo"].transform("nunique") > 1
+    frame.loc[shared, "label"] = frame["zoo"]  # two files of one method
     common = Series([_common(cell) for cell in listed])
     twice = frame.assign(common=common).duplicated(
         ["zoo", "protocol", "seed", "common"], keep=False

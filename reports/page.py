@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -25,8 +26,10 @@ from reports.tables import (
     METRICS,
     PROTOCOLS,
     STAND_IN,
+    Cell,
     Entry,
     Row,
+    cells_of,
     entry_of,
     explained,
     number_causes,
@@ -174,15 +177,16 @@ def _shown(number: int, section: Section) -> dict[str, Any]:
     """Return what the template shows of a comparison."""
     causes: dict[str, int] = {}
     widest = max(section.results[stage].max() for stage in STAGES)
-    groups = [cells for _, cells in section.results.groupby(["zoo", "protocol"], sort=False)]
+    groups = [
+        cells_of(mine) for _, mine in section.results.groupby(["zoo", "protocol"], sort=False)
+    ]
     for cells in groups:
         number_causes(cells, causes)
     rows = ranked([_row(cells, causes) for cells in groups])
     lines = []
     for row, cells in zip(rows, groups, strict=True):
         lines.append(_line(row, cells, "mean", widest))
-        alone = [cells.iloc[i : i + 1] for i in range(len(cells))]
-        lines += [_line(_row(one, causes), one, "cell", widest) for one in alone]
+        lines += [_line(_row([one], causes), [one], "cell", widest) for one in cells]
     return {
         "id": f"s{number}",
         "name": section.name,
@@ -200,8 +204,8 @@ def _shown(number: int, section: Section) -> dict[str, Any]:
     }
 
 
-def _row(cells: "DataFrame", causes: Mapping[str, int]) -> Row:
-    first = cells.iloc[0]
+def _row(cells: list[Cell], causes: Mapping[str, int]) -> Row:
+    first = cells[0]
     return Row(
         group=FAMILIES[first["family"]],
         header=(first["label"], first["protocol"]),
@@ -210,10 +214,10 @@ def _row(cells: "DataFrame", causes: Mapping[str, int]) -> Row:
     )
 
 
-def _line(row: Row, cells: "DataFrame", kind: str, widest: float) -> dict[str, Any]:
+def _line(row: Row, cells: list[Cell], kind: str, widest: float) -> dict[str, Any]:
     """Return a line of the grid: of one cell, or of all seeds (`kind` is cell or mean)."""
-    first, seconds = cells.iloc[0], _known(cells["seconds"].mean())
-    scales = [_known(cells[stage].mean()) for stage in STAGES]
+    first, seconds = cells[0], _mean(cells, "seconds")
+    scales = [_mean(cells, stage) for stage in STAGES]
     named = zip(STAGES, scales, strict=True)
     return {
         "kind": kind,
@@ -222,8 +226,8 @@ def _line(row: Row, cells: "DataFrame", kind: str, widest: float) -> dict[str, A
         "family": first["family"],
         "seeds": int(first["seed"]) if kind == "cell" else len(cells),
         "entries": [_entry(row, entry) for entry in row.entries],
-        "all_keys": " ".join(key for key in cells["key"] if isinstance(key, str)),
-        "state": _states(cells["state"]),
+        "all_keys": " ".join(cell["key"] for cell in cells if isinstance(cell["key"], str)),
+        "state": _states(cell["state"] for cell in cells),
         "seconds": seconds,
         "took": duration(seconds),
         "scales": [
@@ -250,8 +254,10 @@ def _entry(row: Row, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _known(value: float) -> float | None:
-    return None if value != value else round(float(value), 3)
+def _mean(cells: list[Cell], column: str) -> float | None:
+    """Return the mean of what is known; None where nothing is."""
+    known = [value for cell in cells if (value := cell[column]) == value]
+    return round(fmean(known), 3) if known else None
 
 
 def _states(states: Iterable[str]) -> str:
