@@ -268,7 +268,16 @@ def _dots(ax: Axes, scores: "DataFrame", lanes: list[str], colors: dict[str, str
             values = means[means.index.get_level_values("protocol") == protocol]
             lane = (number - (len(lanes) - 1) / 2) * 0.5 / len(lanes)
             heights = [names.index(name) + lane for _, name in values.index]
-            dots += ax.plot(values, heights, "o", color=colors[protocol], ms=3.4, alpha=0.8, mew=0)
+            dots += ax.plot(
+                values,
+                heights,
+                "o",
+                color=colors[protocol],
+                ms=3.4,
+                alpha=0.8,
+                mew=0,
+                clip_on=False,
+            )
         belongs(dots, str(zoo), str(scores["task"].iloc[0]))
     ax.set_yticks(range(len(names)), names)
     ax.margins(x=0.06)
