@@ -12,6 +12,10 @@ from reports.tables import Cell, Column, Entry, Row, Table
 
 ALL, RATIO = "hours/all", "hours/of pf"
 CPU = "cpu"
+OF_PF = (
+    "of pf: all hours, in those of pf of the same checkpoint; the paper says that adapt costs no "
+    "extra training"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,5 +143,5 @@ def _notes(costs: list[Cost], paired: bool) -> tuple[str, ...]:
     return (
         f"Hours: {units} of training on {devices}, means over seeds; scoring, starting, teachers "
         "and steps that were lost and repeated are not in them",
-        *(["of pf: all hours, in those of pf of the same checkpoint"] if paired else []),
+        *([OF_PF] if paired else []),
     )

@@ -61,11 +61,15 @@ def groups(table: Table) -> Iterator[tuple[str, list[Row]]]:
 
 
 def without_repeats(rows: list[Row]) -> Iterator[Row]:
-    """Name a checkpoint on the first of its rows only, and put the marks of a row behind it."""
+    """Name a checkpoint on the first of its rows only, and put the marks of a row behind it.
+
+    A number, as of epochs, is a value and stands on each.
+    """
     before = ""
     for row in map(marked, rows):
         name, *rest = row.header
-        yield replace(row, header=("" if rest and name == before else name, *rest))
+        again = bool(rest) and name == before and not name.isdecimal()
+        yield replace(row, header=("" if again else name, *rest))
         before = name
 
 
