@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import BenchError
 from bench.cell import Cell
+from bench.intervals import resampled
 from bench.store import Store, error_of, read_json, read_result, state
 from reports.tables import METRICS
 from zoo.catalog import Checkpoint, find
@@ -25,6 +26,9 @@ def rows(
     exactly: Mapping[str, Path] | None = None,
 ) -> tuple[DataFrame, list[Path]]:
     """Return one row a cell, and the folders of results that are left out as stale.
+
+    Beside each metric, `<metric> low` and `<metric> high` are the ends of its 95 % interval over
+    images (NaN where unknown, and then `unknown` says why).
 
     Cells are found by their addresses, or by `exactly`, which maps an address to the folder that is
     meant. `root` admits only what was run on the data in that folder. Where several finished
@@ -93,7 +97,10 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "stand_in": False,
         "key": None,
         "folder": None if home is None else str(home),
-        **dict.fromkeys(METRICS, float("nan")),
+        "unknown": None,
+        **dict.fromkeys(
+            (f"{metric}{end}" for metric in METRICS for end in ("", " low", " high")), float("nan")
+        ),
     }
     if home is None or order is None:
         return row
@@ -104,8 +111,17 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         row["error"] = error_of(home)
     if now == "done":
         try:
-            scores = read_result(home)["metrics"]
-            row |= {name: value for name, value in scores.items() if value is not None}
+            result = read_result(home)
+            row |= {name: v for name, v in result["metrics"].items() if v is not None}
+            row |= _intervals(home, result)
         except BenchError as error:
             row |= {"state": "failed", "error": str(error)}
     return row
+
+
+def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:
+    found = resampled(home, result)
+    ends = ((" low", found.low), (" high", found.high))
+    known = {f"{metric}{end}": value for end, of in ends for metric, value in of.items()}
+    why = "; ".join(f"{task}: {reason}" for task, reason in found.unknown.items())
+    return {**known, "unknown": why or None}

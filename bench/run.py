@@ -22,6 +22,7 @@ from bench.cell import Cell
 from bench.data import bdd100k
 from bench.data.bdd100k import Dataset, Frame
 from bench.eval.evaluate import Evaluation, evaluate
+from bench.intervals import resampled
 from bench.model.build import build, losses
 from bench.model.sync_norm import synchronised
 from bench.provenance import begin, now
@@ -79,7 +80,9 @@ def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) 
     found.save(home / "preds")
     with whole(home / "model.safetensors") as unfinished:
         save_file(model.state_dict(), unfinished)
-    write_json(home / "result.json", result(order, found, stages, started))
+    record = result(order, found, stages, started)
+    resampled(home, record)
+    write_json(home / "result.json", record)
 
 
 def training_frames(
