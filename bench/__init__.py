@@ -13,8 +13,8 @@ there) and `mirror` (while cells run), with `invocations` (what each `bench run`
 plan costs in `measured`, `estimate`, `probe` and `forecast`, and why a cell is to be run in
 `explain`; and at the edge `cli` with its `selectors` and `config`, `reconcile` and `retry` (a plan
 or what failed, carried out as the options say), `zoo_commands`, `data_commands`, `store_commands`
-with `status`, `show` and `compare`, `display` (what a person sees), `doctor`, and `selftest` (is
-what is killed and continued what it would have been?) with its `worker` and `jobs`.
+with `status`, `show` and `compare` (of `pairs`), `display` (what a person sees), `doctor`, and
+`selftest` (is what is killed and continued what it would have been?) with its `worker` and `jobs`.
 """
 
 

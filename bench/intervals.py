@@ -25,6 +25,7 @@ from bench.eval.confusion import driv_scores, sem_scores
 from bench.store import whole
 
 FILE = "resampled.npz"
+FEW = 10  # images that show a class: so few say little about how others would
 VERSION = 1  # of how scores are resampled
 SEG_SCORES = {"sem": sem_scores, "driv": driv_scores}
 DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError)
@@ -49,7 +50,8 @@ class Resampled:
     """What is known of a cell's scores beside their values.
 
     `values` are the scores on the resampled sets, by metric; `low` and `high` the ends of the 95 %
-    intervals. `images` is by task, and `unknown` says for a task why it has no interval.
+    intervals, for scores that are not the same on all sets. `images` is by task, and `unknown` says
+    why a task has no intervals.
     """
 
     images: dict[str, Images] = field(default_factory=dict)
@@ -79,10 +81,9 @@ def _computed(preds: Path, metrics: dict[str, float | None]) -> Resampled:
     for task in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
         scores = {m: v for m, v in metrics.items() if m.startswith(f"{task}/") and v is not None}
         try:
-            with np.load(preds / f"{task}.npz", allow_pickle=False) as file:
-                columns = dict(file.items())
-        except DAMAGED as error:
-            found.unknown[task] = f"preds/{task}.npz is missing or damaged ({error})"
+            columns = _read(preds / f"{task}.npz")
+        except DAMAGED:
+            found.unknown[task] = f"preds/{task}.npz is missing or damaged"
             continue
         _add(found, task, columns, scores)
     return found
@@ -92,7 +93,7 @@ def _add(
     found: Resampled, task: str, columns: dict[str, np.ndarray], scores: dict[str, float]
 ) -> None:
     """Add the resampled scores of one task, or why there are none."""
-    from reports.compare import FEW, estimate, resamples
+    from reports.compare import estimate, resamples
 
     if task == "det" and "right" not in columns:
         found.unknown[task] = "scored by an earlier version, which kept no matches of boxes"
@@ -110,8 +111,9 @@ def _add(
     for metric, value in scores.items():
         one = estimate(value, again[metric], images.count)
         found.values[metric] = again[metric]
-        low, high = np.clip([one.low, one.high], 0.0, 100.0).tolist()
-        found.low[metric], found.high[metric] = low, high
+        if one.error > 0:
+            low, high = np.clip([one.low, one.high], 0.0, 100.0).tolist()
+            found.low[metric], found.high[metric] = low, high
 
 
 def _of_maps(task: str, columns: dict[str, np.ndarray]) -> tuple[Images, Scores]:
@@ -144,6 +146,11 @@ def _images(task: str, names: np.ndarray, shows: np.ndarray) -> Images:
     )
 
 
+def _read(file: Path) -> dict[str, np.ndarray]:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        return dict(arrays.items())
+
+
 def _keep(file: Path, belongs: str, found: Resampled) -> None:
     told = {
         "images": {task: asdict(one) for task, one in found.images.items()},
@@ -157,11 +164,10 @@ def _keep(file: Path, belongs: str, found: Resampled) -> None:
 def _kept(file: Path, belongs: str) -> Resampled | None:
     """Return what was kept of this result; None where it is of another, damaged, or not there."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            if str(kept["belongs"]) != belongs:
-                return None
-            told = json.loads(str(kept["told"]))
-            values = {name: kept[name] for name in kept.files if "/" in name}
+        values = _read(file)
+        if str(values.pop("belongs")) != belongs:
+            return None
+        told = json.loads(str(values.pop("told")))
     except DAMAGED:
         return None
     images = {task: Images(**one) for task, one in told.pop("images").items()}

@@ -69,6 +69,12 @@ def constants(frame: DataFrame) -> dict[str, float]:
     return found
 
 
+def stands_in(order: dict[str, Any]) -> bool:
+    """Return whether a cell is of drawn data or random weights, so that its numbers mean little."""
+    weights = [order["weights"], *order.get("parts", {}).values()]
+    return order["data"]["drawn"] or any(one["stand_in"] for one in weights)
+
+
 def _group(order: dict[str, Any]) -> tuple[Any, ...]:
     return (order["version"], order["data"]["sha256"])
 
@@ -105,8 +111,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
     if home is None or order is None:
         return row
     row["key"] = order["key"]
-    weights = [order["weights"], *order.get("parts", {}).values()]
-    row["stand_in"] = order["data"]["drawn"] or any(one["stand_in"] for one in weights)
+    row["stand_in"] = stands_in(order)
     if now == "failed":
         row["error"] = error_of(home)
     if now == "done":

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import BenchError
 from bench.failure import cause
+from bench.intervals import FEW, resampled
 from bench.status import Stored, line
 from bench.store import error_of, handed_to, owner, read_json, read_lines, read_result, state
 
@@ -28,6 +29,7 @@ def facts(one: Stored) -> dict[str, Any]:
         "attempts": read_lines(home / "attempts.jsonl"),
         "load_report": _load_report(home),
         "result": result,
+        "intervals": _intervals(home, result) if result else None,
         "error": _why(home, happened) if happened else None,
     }
 
@@ -43,7 +45,7 @@ def text(known: dict[str, Any]) -> Iterator[str]:
         ("values", _flat(order.get("resolved", {}))),
         ("attempts", _attempts(known["attempts"])),
         ("stages", _stages(result["stages"]) if result else []),
-        ("scores", _scores(result) if result else []),
+        ("scores", _scores(result, known["intervals"]) if result else []),
         ("failed", _failure(known["error"]) if known["error"] else []),
     ):
         if lines:
@@ -189,13 +191,33 @@ def _stages(stages: list[dict[str, Any]]) -> Lines:
     ]
 
 
-def _scores(result: dict[str, Any]) -> Lines:
-    constant = result.get("constant", {})
-    lines: Lines = []
+def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the 95 % intervals over images by metric, the images by task, and what is unknown."""
+    found = resampled(home, result)
+    return {
+        "metrics": {m: {"low": found.low[m], "high": found.high[m]} for m in found.low},
+        "images": {task: asdict(one) for task, one in found.images.items()},
+        "unknown": found.unknown,
+    }
+
+
+def _scores(result: dict[str, Any], intervals: dict[str, Any]) -> Lines:
+    constant, lines = result.get("constant", {}), Lines()
     for name, value in result["metrics"].items():
-        best = constant.get(name)
-        beside = "" if best is None else f"   (best constant prediction {best:.1f})"
-        lines.append((name, ("does not exist" if value is None else f"{value:.1f}") + beside))
+        ends, best = intervals["metrics"].get(name), constant.get(name)
+        shown = "does not exist" if value is None else f"{value:.1f}"
+        if ends:
+            shown += f"   95 % interval {ends['low']:.1f} to {ends['high']:.1f}"
+        if best is not None:
+            shown += f"   (best constant prediction {best:.1f})"
+        lines.append((name, shown))
+    for task, images in intervals["images"].items():
+        few = [f"{k} {n:,}" for k, n in images["shown"].items() if 0 < n <= FEW]
+        rare = f"; only few show {', '.join(few)}: intervals may be too narrow" if few else ""
+        lines.append((f"{task}, validation images", f"{images['count']:,}{rare}"))
+    lines += [(f"{task}, no interval", why) for task, why in intervals["unknown"].items()]
+    if intervals["metrics"]:
+        lines.append(("an interval", "is over other images for this network, not over trainings"))
     return lines
 
 

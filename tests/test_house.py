@@ -31,7 +31,7 @@ LAYERS = (
     ("bench.weights",),
     ("bench.plan", "bench.status", "bench.results"),
     ("bench.measured", "bench.estimate", "bench.explain"),
-    ("bench.display", "bench.show", "bench.compare"),
+    ("bench.display", "bench.show", "bench.pairs", "bench.compare"),
     ("bench.tables", "bench.mirror"),
     ("bench.pseudo", "bench.ranks"),
     ("bench.run",),
