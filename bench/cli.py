@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,12 +17,6 @@ from bench.data_commands import data
 from bench.selectors import asked, code_change, commas, gpus, latest, on_command_line, values
 from bench.store_commands import add_to
 from bench.zoo_commands import zoo
-
-if TYPE_CHECKING:
-    from bench.grids import Request
-    from bench.store import Store
-
-FORMATS = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 
 
 def main() -> None:
@@ -172,51 +166,55 @@ def plan(
     callback=commas,
     default="console",
     show_default=True,
-    help="Any of " + ",".join(FORMATS),
+    help="Any of console,markdown,latex,csv,json",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="A folder to write files into.")
+@click.option("--paper", is_flag=True, help="The published values beside ours.")
+@click.option("--cost", is_flag=True, help="What training took: GPU-hours by stage, and in all.")
+@click.option(
+    "--layout",
+    type=click.Choice(["long", "wide"]),
+    default="long",
+    show_default=True,
+    help="Tables 2 and d2 with a row for each protocol, or protocols side by side.",
+)
+@click.option(
+    "--expect",
+    metavar="FILE",
+    help="Exit code 4 where a value is not what a TOML file says; or paper, the published values.",
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=0),
+    default=0.5,
+    show_default=True,
+    help="How far from what is expected a value may be, in points.",
+)
 @click.option("--strict", is_flag=True, help="Exit code 1 when a cell is not done, or stale.")
-def report(formats: tuple[str, ...], out: Path | None, strict: bool, **chosen: Any) -> int:
+def report(formats: tuple[str, ...], layout: str, cost: bool, **chosen: Any) -> int:
     """Print a table of the paper from the store, or write it as files.
 
     Example: bench report --table 2 --format markdown,latex --out tables
     """
-    from bench.tables import texts
+    from bench.report import SUFFIXES, Asked, report
+    from reports.render import Look
 
     for form in formats:
-        if form not in FORMATS:
-            raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(FORMATS)}.")
+        if form not in SUFFIXES:
+            raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(SUFFIXES)}.")
+    if on_command_line("tol") and chosen["expect"] is None:
+        raise click.UsageError("--tol is about what is expected: it needs --expect.")
     chosen = latest(chosen)
     request, place = asked(chosen)
+    options = {name: chosen[name] for name in ("out", "paper", "expect", "tol", "strict")}
     root = place.root if chosen["data"] else None
-    for form in formats:
-        for name, text in texts(request, place.store, form, root=root).items():
-            if out is None:
-                click.echo(text)
-            else:
-                _write(out / f"{name}.{FORMATS[form]}", text)
-    return int(strict and not _complete(request, place.store, root))
+    look = Look(layout=layout, cost=cost)
+    return report(request, place.store, Asked(formats=formats, look=look, root=root, **options))
 
 
 bench.add_command(data)
 bench.add_command(zoo)
 add_to(bench)
-
-
-def _complete(request: Request, store: Store, root: Path | None) -> bool:
-    from bench.grids import cells
-    from bench.results import rows
-
-    frame, stale = rows(cells(request), store, root=root)
-    return bool((frame["state"] == "done").all()) and not stale
-
-
-def _write(file: Path, text: str) -> None:
-    from bench.store import write_text
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
-    click.echo(str(file))
 
 
 def _mistakes() -> tuple[type[ValueError], ...]:

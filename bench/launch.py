@@ -19,11 +19,13 @@ from bench.plan import Node, Place, PlannedCell, PseudoLabels, write_orders
 from bench.store import read_json, state
 from bench.track import address
 from runners.base import Runner, RunnerError
-from runners.cluster import Local, SlurmOptions
+from runners.cluster import SlurmOptions
 from runners.here import Here
+from runners.local import Local
 from runners.slurm import Slurm, SlurmAway
 
 LAST_JOB = {"time_min": 60, "cpus_per_task": 1, "gpus_per_node": 0, "mem_gb": None, "parallel": 1}
+IMPORTS = ("bench.run", "bench.pseudo")  # what `bench.work` needs
 STAY = "The jobs stay with SLURM: bench status shows them, bench cancel ends them."
 
 
@@ -166,7 +168,7 @@ def choose_runner(
     what = f"{ranks} GPUs" if gpus and ranks > 1 else "a GPU" if gpus else "no GPU"
     what += f", in {ranks} processes" * (ranks > 1)
     line = f"{slots} at once, each with {threads} thread{'s' * (threads > 1)} and {what}"
-    return Local(store / "logs", slots, threads, gpus[: slots * ranks]), line
+    return Local(store / "logs", slots, threads, gpus[: slots * ranks], IMPORTS), line
 
 
 def places(jobs: int | None, cells: int, ranks: int) -> tuple[int, int]:

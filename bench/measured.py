@@ -18,6 +18,7 @@ from typing import Any
 
 from bench import BenchError
 from bench.cell import Cell, hashed
+from bench.provenance import device
 from bench.store import Store, read_json
 from protocols.stages import Protocol
 
@@ -91,14 +92,6 @@ def measured(store: Store) -> list[Measured]:
     found = [one for home in homes if (one := _finished(home, scored)) is not None]
     probes = sorted((store.root / "probes").glob("*.json"))
     return sorted([*found, *map(_probed, probes)], key=lambda one: one.time)
-
-
-def device(provenance: Mapping[str, Any]) -> str:
-    """Return what a cell ran on: a GPU's name, or the processor with its number of threads."""
-    if provenance["device"] != "cpu":
-        return provenance["device"]
-    threads = provenance.get("threads", 1)
-    return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def _probed(file: Path) -> Measured:

@@ -23,11 +23,11 @@ from bench.data import bdd100k
 from bench.data.bdd100k import Dataset, Frame
 from bench.data.loader import training_batches
 from bench.eval.evaluate import evaluate
-from bench.measured import SCORING, Measured, device, kinds, measured
+from bench.measured import SCORING, Measured, kinds, measured
 from bench.model.build import build, losses
 from bench.model.multitask import MultiTask
 from bench.plan import Place, PlannedCell
-from bench.provenance import now
+from bench.provenance import device, now
 from bench.store import write_json
 from bench.train.engine import stage_order, take_step
 from bench.train.optim import adamw

@@ -74,6 +74,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def device(provenance: dict[str, Any]) -> str:
+    """Return what a cell ran on: a GPU's name, or the processor with its number of threads."""
+    if provenance["device"] != "cpu":
+        return provenance["device"]
+    threads = provenance.get("threads", 1)
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"
+
+
 def now() -> str:
     """Return the time, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

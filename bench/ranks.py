@@ -9,8 +9,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing import connection, parent_process
 from typing import Any
@@ -26,7 +26,7 @@ from torch.multiprocessing.spawn import (
 
 from bench import BenchError
 from bench.train import stop
-from runners.base import last_words
+from runners.base import held_back, last_words
 
 LOOK_S = 0.2  # between two looks at the processes
 GRACE_S = 1.0  # for the others, when one has ended early
@@ -49,7 +49,7 @@ def together(function: Callable[..., None], args: tuple[Any, ...], size: int) ->
     threads = max(1, torch.get_num_threads() // size)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         meeting = f"file://{folder}/meeting"
-        with _held_back():
+        with held_back():
             started = spawn(
                 _member,
                 (size, meeting, threads, function, args),
@@ -115,19 +115,6 @@ def _member(
     finally:
         _be_deaf()  # while Python ends it forgets its handlers, and what comes then would kill it
     torch.distributed.destroy_process_group()
-
-
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """Have processes that are started here told to stop only when they listen.
-
-    Terminals and SLURM tell every process of a job, and one that is still starting would die.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop.SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _listen(rank: int) -> None:

@@ -18,7 +18,7 @@ from bench.launch import choose_runner, launch
 from bench.plan import Place, PlannedCell
 from bench.reasons import OTHER_CODE
 from bench.store import owner, state
-from bench.tables import request_of, texts
+from bench.tables import request_of, say_stale, tables, text_of
 from bench.track import address
 from runners.cluster import SlurmOptions
 
@@ -87,9 +87,10 @@ def carry_out(planned: list[PlannedCell], place: Place, how: How, invocation: In
         return code
     exactly = {one.cell.address: one.folder for one in planned}
     request = request_of(invocation)
-    found = texts(request, place.store, "console", root=place.root, exactly=exactly)
-    for text in found.values():
-        click.echo(text)
+    found = tables(request, place.store, root=place.root, exactly=exactly)
+    for table in found.values():
+        click.echo(text_of(table))
+    say_stale(found)
     _closing(planned, invocation.command, console)
     return code
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench import BenchError
 from bench.cell import Cell
 from bench.intervals import resampled
+from bench.provenance import device
 from bench.store import Store, error_of, read_json, read_result, state
 from reports.tables import METRICS
 from zoo.catalog import Checkpoint, find
@@ -103,6 +104,9 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "stand_in": False,
         "key": None,
         "folder": None if home is None else str(home),
+        "hours": None,
+        "device": None,
+        "gpus": 1,
         "unknown": None,
         **dict.fromkeys(
             (f"{metric}{end}" for metric in METRICS for end in ("", " low", " high")), float("nan")
@@ -119,6 +123,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
             result = read_result(home)
             row |= {name: v for name, v in result["metrics"].items() if v is not None}
             row |= _intervals(home, result)
+            row |= _cost(result)
         except BenchError as error:
             row |= {"state": "failed", "error": str(error)}
     return row
@@ -130,3 +135,11 @@ def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:
     known = {f"{metric}{end}": value for end, of in ends for metric, value in of.items()}
     why = "; ".join(f"{task}: {reason}" for task, reason in found.unknown.items())
     return {**known, "unknown": why or None}
+
+
+def _cost(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the GPU-hours of each stage, and on what; no hours where ranks changed on the way."""
+    told = result["provenance"]
+    ranks = told.get("ranks", [1])
+    hours = {one["name"]: one["seconds"] * ranks[0] / 3600 for one in result["stages"]}
+    return {"hours": hours if len(ranks) == 1 else None, "device": device(told), "gpus": max(ranks)}

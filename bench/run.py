@@ -32,6 +32,7 @@ from bench.store import Busy, failure_kept, locked, read_json, whole, write_json
 from bench.train import state, stop
 from bench.train.engine import train
 from bench.weights import parts_files, weights_file
+from runners.base import WORKER
 
 
 def run_cell(folder: str) -> None:
@@ -58,7 +59,7 @@ def run_cell(folder: str) -> None:
 
 def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) -> None:
     """Make a cell's result, as one process or as one of several ranks; rank 0 alone writes it."""
-    if "SUBMITIT_EXECUTOR" in os.environ:  # nobody watches but its log
+    if WORKER in os.environ:  # nobody watches but its log
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
     cell = Cell.from_resolved(order["resolved"])
     protocol, tasks = cell.protocol, cell.tasks

@@ -22,8 +22,7 @@ from bench.reasons import OTHER_CODE
 from bench.store import JOB, error_of, handed_to, owner, write_failure, write_json
 from bench.work import lacking, now, work, work_in_job
 from runners import slurm
-from runners.base import Outcome, Runner, Started
-from runners.cluster import last_line
+from runners.base import Outcome, Runner, Started, last_line
 
 LOOK_S = 1.0  # between two looks at folders that somebody else works in
 ASK_S = 15.0  # between two questions to SLURM

@@ -1,4 +1,4 @@
-"""The tables of a request, as text and as files: what `report` and `run` print."""
+"""The tables of a request, from the store; and as files beside an invocation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from bench.paper_tables import PAPER_TABLES
 from bench.plan import Place
 from bench.results import constants, rows
 from bench.store import Store, write_text
+from reports.paper import beside, papers_tables
 from reports.render import render
 from reports.rows import Part, by_rows
-from reports.tables import METRICS, Table, table2
+from reports.table2 import table2
+from reports.tables import METRICS, Table, leaving_out
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -33,28 +35,28 @@ FILES = {"markdown": "md", "latex": "tex", "csv": "csv"}
 def tables(
     request: Request,
     store: Store,
-    form: str,
     *,
-    width: int = 100,
+    paper: bool = False,
     root: Path | None = None,
     exactly: Mapping[str, Path] | None = None,
-) -> tuple[dict[str, str], list[Path]]:
-    """Return the tables of a request by the names of their files; and what is left out as stale.
+) -> dict[str, Table]:
+    """Return the tables of a request by the names of their files.
 
     Those of the paper, where it asks for them; else Table 2 of its checkpoints, once for each
-    setting and scheme. `root` and `exactly` are those of `bench.results.rows`.
+    setting and scheme. With `paper` the published values are beside ours. `root` and `exactly` are
+    those of `bench.results.rows`.
     """
-    found, left_out = [], []
+    found = []
     for number, one in _asked(request):
         frame, stale = rows(cells(one), store, root=root, exactly=exactly)
-        text = render(_table(number, one, frame), form, width=width)
-        found.append((number, text))
-        left_out += stale
-    times, named = Counter(number for number, _ in found), dict[str, str]()
-    for number, text in found:
+        table = leaving_out(_table(number, one, frame), [home.name for home in stale])
+        found.append(_beside(table, one, frame) if paper else table)
+    times, named = Counter(table.number for table in found), dict[str, Table]()
+    for table in found:
+        number = table.number
         count = sum(name.startswith(f"table{number}-") for name in named) + 1
-        named[f"table{number}{f'-{count}' * (times[number] > 1)}"] = text
-    return named, list(dict.fromkeys(left_out))
+        named[f"table{number}{f'-{count}' * (times[number] > 1)}"] = table
+    return named
 
 
 def _asked(request: Request) -> list[tuple[str, Request]]:
@@ -104,20 +106,36 @@ def _epochs(cell: Cell) -> tuple[str, ...]:
     return tuple(str(stage.epochs) for stage in cell.protocol.stages)
 
 
-def texts(
-    request: Request,
-    store: Store,
-    form: str,
-    *,
-    root: Path | None = None,
-    exactly: Mapping[str, Path] | None = None,
-) -> dict[str, str]:
-    """Return the tables of a request, by name, for the terminal; say what is left out as stale."""
-    width = terminal().width
-    found, stale = tables(request, store, form, width=width, root=root, exactly=exactly)
-    for home in stale:
-        click.echo(f"stale, left out: {home.name}", err=True)
-    return found
+def _beside(table: Table, request: Request, frame: DataFrame) -> Table:
+    """Put the paper's values beside ours where the paper has this table, and say what differs."""
+    if table.number not in papers_tables():
+        return table
+    plain = Request(preset=request.preset, seeds=request.seeds)
+    own = replace(request, zoo=plain.zoo, protocols=plain.protocols, overrides=(), table="")
+    if not request.table and own != plain:
+        said = "Paper: it has no values for this setting, scheme, heads and tasks"
+        return replace(table, notes=(*table.notes, said))
+    remarks = []
+    if request.preset != "paper":
+        remarks.append(f"preset {request.preset} is not the paper's: its values do not compare")
+    if request.overrides:
+        remarks.append(f"--set {', '.join(request.overrides)} is not the paper's value")
+    if frame["stand_in"].any():
+        remarks.append("its values do not compare with rows that have ‡")
+    return beside(table, tuple(remarks))
+
+
+def text_of(table: Table, form: str = "console") -> str:
+    """Return a table for where people read, with styles where that is a terminal."""
+    console = terminal()
+    color = console.is_terminal and not console.no_color
+    return render(table, form, width=console.width, color=color)
+
+
+def say_stale(found: Mapping[str, Table]) -> None:
+    """Name what is left out of tables as stale."""
+    for name in dict.fromkeys(name for table in found.values() for name in table.stale):
+        click.echo(f"stale, left out: {name}", err=True)
 
 
 def write(asked: Invocation) -> None:
@@ -126,10 +144,10 @@ def write(asked: Invocation) -> None:
     homes = [place.store.folder(name) for name in asked.cells]
     orders = place.store.orders()
     exactly = {orders[home]["address"]: home for home in homes if home in orders}
+    found = tables(request_of(asked), place.store, root=place.root, exactly=exactly)
     for form, suffix in FILES.items():
-        found, _ = tables(request_of(asked), place.store, form, root=place.root, exactly=exactly)
-        for name, text in found.items():
-            file = asked.folder / f"{name}.{suffix}"
+        for name, table in found.items():
+            file, text = asked.folder / f"{name}.{suffix}", render(table, form)
             if not file.exists() or file.read_text() != text:
                 write_text(file, text)
 

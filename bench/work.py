@@ -3,6 +3,7 @@
 Nothing heavy is imported before there is work: a job first makes sure that it can be told to stop.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ LOOK_S = 2.0  # between two looks at somebody else's work
 
 def work(folder: str) -> None:
     """Run the cell of a folder, or make its labels; `Busy` where somebody else does."""
+    _take_threads()
     if is_labels(Path(folder)):
         from bench.pseudo import make_labels
 
@@ -23,6 +25,14 @@ def work(folder: str) -> None:
         from bench.run import run_cell
 
         run_cell(folder)
+
+
+def _take_threads() -> None:
+    """Use as many threads as the environment says: torch may have been imported before it did."""
+    import torch
+
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(given))
 
 
 def work_in_job(folder: str) -> None:

@@ -4,16 +4,18 @@
 
 Tiny cells on a small drawn data set, one after the other through the local runner, a process each:
 
-start      from the submission to the attempt's record: Python, torch, submitit, the lock
+start      from handing over the cell to the attempt's record: the process, the lock
 records    building, training and scoring aside: what the cell writes, saves and removes
 end        from `result.json` to the runner's outcome
 tracking   the cell's run in MLflow's database, curves, scores and files
+
+The first cell of a `bench run` waits for the imports of them all, which stand apart.
 """
 
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -22,14 +24,15 @@ from bench import track
 from bench.data.demo.draw import Counts, draw
 from bench.forecast import forecast
 from bench.grids import Request, cells
+from bench.launch import IMPORTS
 from bench.plan import Place, PlannedCell, plan, write_orders
 from bench.provenance import begin
 from bench.store import Store, append_line, failure_kept, locked, read_json, write_json
 from bench.work import work
-from runners.cluster import Local
+from runners.local import Local
 
 FRAMES = Counts(train_100k=8, train_10k=4, shared=2, val_100k=3, val_10k=2)
-CELLS, THOUSAND_SEEDS = 4, 56  # 56 seeds x 9 checkpoints x 2 protocols: 1008 cells, 3 teachers
+CELLS, THOUSAND_SEEDS = 5, 56  # 56 seeds x 9 checkpoints x 2 protocols: 1008 cells, 3 teachers
 
 
 def main() -> int:
@@ -43,12 +46,13 @@ def main() -> int:
         write_orders(planned, place)
         uri = track.default_uri(store.root)
         opened_s = timed(lambda: track.prepare(uri, store.root))
-        rows = [measured(one, place, uri) for one in planned]
+        first, *rows = [measured(*one, place, uri) for one in run(planned, place)]
         names = ("start", "records", "end", "tracking")
         means = {name: fmean(row[name] for row in rows) for name in names}
         for name, seconds in means.items():
             print(f"{name:<10} {seconds:6.2f} s")
         print(f"{'together':<10} {sum(means.values()):6.2f} s a cell")
+        print(f"once a `bench run`: what workers import: {first['start'] - means['start']:.2f} s")
         print(f"once a `bench run`: MLflow imported, its database made: {opened_s:.2f} s")
         grid = Request(zoo=("all",), preset="tiny", seeds=tuple(range(THOUSAND_SEEDS)))
         listed: list[PlannedCell] = []
@@ -60,12 +64,26 @@ def main() -> int:
         return int(sum(means.values()) > 3 or planning_s + costing_s > 2)
 
 
-def measured(one: PlannedCell, place: Place, uri: str) -> dict[str, float]:
-    """Run a cell; return the seconds of each part of its overhead."""
-    home, began = one.folder, time.time()
-    (outcome,) = Local(place.store.root / "logs", slots=1, threads=1).run(work, [str(home)])
-    ended = time.time()
-    assert outcome.error is None, outcome.traceback
+def run(planned: list[PlannedCell], place: Place) -> Iterator[tuple[PlannedCell, float, float]]:
+    """Run cells one after the other; yield each with the times it was handed over and over."""
+    cells, handed = {str(one.folder): one for one in planned}, dict[str, float]()
+
+    def items() -> Iterator[str]:
+        for item in cells:
+            handed[item] = time.time()
+            yield item
+
+    local = Local(place.store.root / "logs", slots=1, threads=1, imports=IMPORTS)
+    for outcome in local.run(work, items()):
+        assert outcome.error is None, outcome.traceback
+        yield cells[outcome.item], handed[outcome.item], time.time()
+
+
+def measured(
+    one: PlannedCell, began: float, ended: float, place: Place, uri: str
+) -> dict[str, float]:
+    """Return the seconds of each part of a cell's overhead."""
+    home = one.folder
     return {
         "start": (home / "attempts.jsonl").stat().st_mtime - began,
         "records": timed(lambda: records(one, place.store.root / "cells" / "records")),

@@ -2,10 +2,13 @@
 
 A report is a pure function of results: a DataFrame goes in, a text comes out. Reading order:
 
-1. `tables`: from the DataFrame of cells to a `Table` of numbers, marks and footnotes.
-2. `rows`: the same where the rows are named one by one.
-3. `render`: from a `Table` to the console, Markdown, LaTeX, CSV or JSON.
-4. `compare`: how sure a score is, whether two differ, and the words for it.
+1. `tables`: what a table is made of; how seeds become one entry with its marks and footnotes.
+2. `table2`: every checkpoint under both protocols; `rows`: tables whose rows are named one by one.
+3. `paper`: the published numbers beside ours; `expected`: values that a table should have;
+   `cost`: what training took.
+4. `render`: from a `Table` to text; `wording`: what all formats say alike. A file a format:
+   `console`, `markdown`, `latex`, `html`, and `data` for CSV and JSON.
+5. `compare`: how sure a score is, whether two differ, and the words for it.
 
 Importing this package imports neither pandas nor rich.
 """

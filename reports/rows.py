@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from reports.cost import cost_of
 from reports.tables import (
     Entry,
     Row,
     Table,
+    cells_of,
     check,
+    columns_of,
     entry_of,
     explained,
     number_causes,
@@ -62,20 +65,30 @@ def by_rows(
         number=number,
         title=title,
         header=header,
-        metrics=metrics,
+        columns=columns_of(metrics),
         rows=rows,
         references=below,
         notes=(*explained(rows + below, causes), *notes),
+        causes=tuple(causes),
     )
 
 
 def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
     check(part.results)
-    number_causes(part.results, causes)
+    cells = cells_of(part.results)
+    number_causes(cells, causes)
     entries = (
-        entry_of(part.results, metric, causes)
+        entry_of(cells, metric, causes)
         if metric.partition("/")[0] in part.tasks
         else Entry(metric=metric, state="na")
         for metric in metrics
     )
-    return Row(group=part.group, header=part.header, entries=tuple(entries), shaded=part.shaded)
+    return Row(
+        group=part.group,
+        header=part.header,
+        entries=tuple(entries),
+        model=cells[0]["zoo"],
+        protocol=cells[0]["protocol"],
+        shaded=part.shaded,
+        cost=cost_of(cells),
+    )

@@ -1,18 +1,22 @@
-"""From the DataFrame of cells to a table: which numbers, which marks, which footnotes.
+"""What a table is made of, and how seeds become one entry of it.
 
-The DataFrame has one row per cell (one training run with one seed) and the columns CELL_COLUMNS
-and METRICS. Metrics are percentages 0-100, NaN where a cell has none.
+The DataFrame that tables are made from has one row per cell (one training run with one seed) and
+the columns CELL_COLUMNS and METRICS. Metrics are percentages 0-100, NaN where a cell has none. It
+may have `<metric> low` and `<metric> high` (a 95 % interval of one cell over validation frames),
+and `hours`, `device`, `gpus` (what training took: see reports/cost.py).
 """
 
 import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from reports.cost import Cost
 
 CELL_COLUMNS = (
     *("zoo", "label", "family", "protocol", "setting", "scheme", "seed"),
@@ -41,9 +45,11 @@ PROTOCOLS = {
     "prompt": "paf with score maps of prompts",
     "v2l": "prompt with vision-to-language",
 }
-TABLE_2 = ("pf", "paf")
+
+Cell = dict[Hashable, Any]  # one row of the DataFrame, by column
 
 MARKS = {"pending": "·", "running": "…", "failed": "✗", "na": "–"}
+STALE_NAMED = 5  # in the note; JSON has all
 ONE_SEED = "†"
 STAND_IN = "‡"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -57,21 +63,30 @@ class ReportError(ValueError):
 class Entry:
     """One number of a table, or the reason why there is none.
 
-    `mean` and the sample deviation `std` are over the `n` seeds that are done. `state` is a name
-    of MARKS when seeds are missing or the metric does not apply, and empty otherwise. `failures`
-    are the numbers of the footnotes with the causes, `keys` the cells behind `mean`.
+    `mean` and the sample deviation `std` are over the `n` seeds that are done, whose `values` are
+    kept. `state` is a name of MARKS when seeds are missing or the metric does not apply, and empty
+    otherwise. `failures` are the numbers of the footnotes with the causes, `keys` the cells behind
+    `mean`. `interval` is that of a single cell. `paper` is the published value, and `within` says
+    whether it lies within the spread, None where that is unknown (reports/paper.py). `form` is how
+    the value is printed.
     """
 
     metric: str
     mean: float | None = None
     std: float | None = None
     n: int = 0
+    seeds: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+    interval: tuple[float, float] | None = None
     state: str = ""
     failures: tuple[int, ...] = ()
     stand_in: bool = False
     best: bool = False
     second: bool = False
     keys: tuple[str, ...] = ()
+    paper: float | None = None
+    within: bool | None = None
+    form: str = ".1f"
 
     @property
     def mark(self) -> str:
@@ -83,106 +98,84 @@ class Entry:
     @property
     def state_mark(self) -> str:
         """The mark of `state`, with the numbers of its footnotes."""
-        return MARKS.get(self.state, "") + "".join(map(_superscript, self.failures))
+        return MARKS.get(self.state, "") + "".join(map(superscript, self.failures))
+
+    @property
+    def difference(self) -> float | None:
+        """Our mean less the published value; None where one of them is missing."""
+        return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of numbers: what it is of, and the headings above it from the widest down.
+
+    `shaded` sets the paper's own protocol apart where protocols are side by side.
+    """
+
+    metric: str
+    headings: tuple[str, ...]
+    shaded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line: its `header` cells, the group of rows it stands in, and its entries.
 
-    `shaded` sets the rows of the paper's own protocol apart.
+    `model` and `protocol` are those of its cells; `shaded` sets the rows of the paper's own
+    protocol apart; `cost` is what its cells took. `derived` says that the paper does not print its
+    published values: they follow from others.
     """
 
     group: str
     header: tuple[str, ...]
     entries: tuple[Entry, ...]
+    model: str = ""
+    protocol: str = ""
     shaded: bool = False
+    cost: "Cost | None" = None
+    derived: bool = False
 
     @property
     def mark(self) -> str:
-        """† and ‡ where they hold for any number of this row."""
-        marks = {mark for entry in self.entries for mark in entry.mark}
-        return "".join(mark for mark in (ONE_SEED, STAND_IN) if mark in marks)
+        """† and ‡ where they hold for every number of this row."""
+        marks = [e.mark for e in self.entries if e.mean is not None and e.metric in METRICS]
+        common = (mark for mark in (ONE_SEED, STAND_IN) if all(mark in one for one in marks))
+        return "".join(common) if marks else ""
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether the paper has a value for any of its numbers."""
+        return any(entry.paper is not None for entry in self.entries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as values: `rows` by group in order, `references` below a rule, `notes` below all."""
+    """A table as values: `rows` by group in order, `references` below a rule, `notes` below all.
+
+    `causes` are the texts of the footnotes on failures, `stale` the names of the cells that were
+    left out because they are of another protocol version or of other data.
+    """
 
     number: str
     title: str
     header: tuple[str, ...]
-    metrics: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     references: tuple[Row, ...]
     notes: tuple[str, ...]
+    causes: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What its columns are of, in their order."""
+        return tuple(dict.fromkeys(column.metric for column in self.columns))
 
 
-def table2(
-    results: "DataFrame",
-    references: Mapping[str, Mapping[str, float]] | None = None,
-    *,
-    number: str = "2",
-    title: str = "Every checkpoint under both protocols",
-    notes: tuple[str, ...] = (),
-) -> Table:
-    """Lay out the paper's Table 2: every checkpoint under both protocols, grouped by family.
-
-    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and one for each
-    other protocol in the results; a protocol without any cell is pending. `references` are further
-    rows, by name: metric to value. `number`, `title` and further `notes` are for a table of the
-    same layout.
-    """
-    check(results)
-    _check_one_of_each(results)
-    causes: dict[str, int] = {}
-    rows = [
-        _row(cells, protocol, causes)
-        for family in FAMILIES
-        for _, cells in results[results["family"] == family].groupby("zoo", sort=False)
-        for protocol in _shown(results)
-    ]
-    best = ranked(rows)
-    below = tuple(reference(name, values, columns=2) for name, values in (references or {}).items())
-    setting, scheme = results["setting"].iloc[0], results["scheme"].iloc[0]
-    return Table(
-        number=number,
-        title=f"{title} ({setting}, {scheme})",
-        header=("Model", "Protocol"),
-        metrics=tuple(METRICS),
-        rows=best,
-        references=below,
-        notes=(*explained(best + below, causes), *notes),
-    )
-
-
-def to_json(table: Table) -> dict[str, Any]:
-    """Turn a table into the plain values of `report --format json`."""
-    return {
-        "table": table.number,
-        "title": table.title,
-        "columns": list(table.metrics),
-        "rows": [_row_json(table, row) for row in (*table.rows, *table.references)],
-        "notes": list(table.notes),
-    }
-
-
-def _row_json(table: Table, row: Row) -> dict[str, Any]:
-    names = [name.lower() for name in table.header]
-    cells = [
-        {
-            "metric": entry.metric,
-            "mean": entry.mean,
-            "std": entry.std,
-            "n": entry.n,
-            "mark": entry.mark,
-            "key": list(entry.keys),
-            "paper": None,
-            "difference": None,
-        }
-        for entry in row.entries
-    ]
-    return {"group": row.group, **dict(zip(names, row.header, strict=True)), "cells": cells}
+def columns_of(metrics: Iterable[str]) -> tuple[Column, ...]:
+    """Return a column for each of these METRICS."""
+    return tuple(Column(metric=metric, headings=METRICS[metric]) for metric in metrics)
 
 
 def check(results: "DataFrame") -> None:
@@ -197,82 +190,59 @@ def check(results: "DataFrame") -> None:
         _check_known(results, column, known)
 
 
-def _check_one_of_each(results: "DataFrame") -> None:
-    for column in ("setting", "scheme"):
-        if results[column].nunique() > 1:
-            raise ReportError(
-                f"Table 2 has one {column}, the results have {_listed(results[column])}. "
-                "Select one of them."
-            )
-    twice = results[results.duplicated(["zoo", "protocol", "seed"])]
-    if not twice.empty:
-        zoo, protocol, seed = twice.iloc[0][["zoo", "protocol", "seed"]]
-        raise ReportError(
-            f"Two cells are {zoo}, {protocol}, seed {seed}; a table shows one of them. "
-            "Leave the stale one out."
-        )
-
-
 def _check_known(results: "DataFrame", column: str, known: Iterable[str]) -> None:
     unknown = results[~results[column].isin(list(known))][column]
     if not unknown.empty:
         raise ReportError(
-            f"There is no {column} {_listed(unknown)}. A table shows: {', '.join(known)}."
+            f"There is no {column} {listed(unknown)}. A table shows: {', '.join(known)}."
         )
 
 
-def _shown(results: "DataFrame") -> list[str]:
-    """The protocols that have rows: the table's two, unless there are others only.
-
-    The paper's come first, then a user's own as they are in the results.
-    """
-    there = dict.fromkeys(results["protocol"])
-    pair = TABLE_2 if there.keys() & set(TABLE_2) else ()
-    papers = [name for name in PROTOCOLS if name in pair or name in there]
-    return [*papers, *(name for name in there if name not in PROTOCOLS)]
-
-
-def _superscript(number: int) -> str:
+def superscript(number: int) -> str:
+    """Return the number of a footnote."""
     return str(number).translate(SUPERSCRIPTS)
 
 
-def _listed(values: Iterable[object]) -> str:
+def listed(values: Iterable[object]) -> str:
+    """Quote values for a message, each once."""
     return ", ".join(f"'{value}'" for value in dict.fromkeys(values))
 
 
-def _row(cells: "DataFrame", protocol: str, causes: dict[str, int]) -> Row:
-    mine = cells[cells["protocol"] == protocol]
-    number_causes(mine, causes)
-    first = cells.iloc[0]
-    return Row(
-        group=FAMILIES[first["family"]],
-        header=(first["label"], protocol),
-        entries=tuple(entry_of(mine, metric, causes) for metric in METRICS),
-        shaded=protocol == "paf",
-    )
+def cells_of(results: "DataFrame") -> list[Cell]:
+    """Return the rows of a DataFrame as plain values, by their seeds."""
+    return sorted(results.to_dict("records"), key=lambda cell: cell["seed"])
 
 
-def number_causes(cells: "DataFrame", causes: dict[str, int]) -> None:
+def number_causes(cells: list[Cell], causes: dict[str, int]) -> None:
     """Add to `causes` why cells failed, each cause with the number of its footnote."""
-    for error in cells[cells["state"] == "failed"]["error"]:
-        causes.setdefault(_one_line(error), len(causes) + 1)
+    for cell in cells:
+        if cell["state"] == "failed":
+            causes.setdefault(_one_line(cell["error"]), len(causes) + 1)
 
 
-def entry_of(cells: "DataFrame", metric: str, causes: Mapping[str, int]) -> Entry:
+def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry:
     """Return the number that cells, which differ by their seeds, have of a metric."""
-    done = cells[(cells["state"] == "done") & cells[metric].notna()]
-    failed = cells[cells["state"] == "failed"]
-    values = [float(value) for value in done[metric]]
+    done = [cell for cell in cells if cell["state"] == "done" and not math.isnan(cell[metric])]
+    failed = {_one_line(cell["error"]) for cell in cells if cell["state"] == "failed"}
+    values = tuple(float(cell[metric]) for cell in done)
     return Entry(
         metric=metric,
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
-        state=_state(set(cells["state"]), bool(values)),
-        failures=tuple(sorted({causes[_one_line(error)] for error in failed["error"]})),
-        stand_in=bool(done["stand_in"].any()),
-        keys=tuple(done["key"]),
+        seeds=tuple(cell["seed"] for cell in done),
+        values=values,
+        interval=_interval(done[0], metric) if len(done) == 1 else None,
+        state=_state({cell["state"] for cell in cells}, bool(values)),
+        failures=tuple(sorted(causes[cause] for cause in failed)),
+        stand_in=any(cell["stand_in"] for cell in done),
+        keys=tuple(cell["key"] for cell in done),
     )
+
+
+def _interval(cell: Cell, metric: str) -> tuple[float, float] | None:
+    low, high = (cell.get(f"{metric} {end}", math.nan) for end in ("low", "high"))
+    return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
 
 
 def _state(states: set[str], has_value: bool) -> str:
@@ -301,7 +271,7 @@ def reference(
     unknown = [metric for metric in values if metric not in METRICS]
     if unknown:
         raise ReportError(
-            f"'{name}' has a value for {_listed(unknown)}. Metrics are: {', '.join(METRICS)}."
+            f"'{name}' has a value for {listed(unknown)}. Metrics are: {', '.join(METRICS)}."
         )
     entries = tuple(
         Entry(metric=metric, mean=values[metric])
@@ -356,5 +326,15 @@ def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ..
         *([protocols] if protocols else []),
         *([f"± sample standard deviation over {span} seeds"] if seeds else []),
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
-        *(f"{failed}{_superscript(number)} failed: {cause}" for cause, number in causes.items()),
+        *(f"{failed}{superscript(number)} failed: {cause}" for cause, number in causes.items()),
     )
+
+
+def leaving_out(table: Table, stale: Sequence[str]) -> Table:
+    """Name beside a table the cells that it leaves out as stale, instead of mixing them in."""
+    if not stale:
+        return table
+    named, more = ", ".join(stale[:STALE_NAMED]), len(stale) - STALE_NAMED
+    rest = f" and {more} more" if more > 0 else ""
+    note = f"Left out, of another protocol version, data or weights: {named}{rest}"
+    return replace(table, stale=tuple(stale), notes=(*table.notes, note))

@@ -1,15 +1,27 @@
 """What every runner promises: a function, items, and one outcome for each item."""
 
-from collections.abc import Callable, Generator, Iterable
+import re
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 POLL_S = 0.1  # between two looks at what runs, and at whether another item is ready
+STOP_S = 30  # for a local worker that was asked to stop: one step of training and a save
+TAIL_LINES = 20
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # that ask a process to stop
+WORKER = "RUNNERS_WORKER"  # set where the function runs in a process of its own, with a log
 
 
 class RunnerError(ValueError):
     """Raised when a runner is asked for something that it cannot do."""
+
+
+class Interrupted(Exception):
+    """The function was asked to stop, and did: no failure of its item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +76,37 @@ def last_words(traceback: str) -> str:
     words = " ".join(line.strip() for line in lines[last_indented + 1 :])
     name, colon, message = words.partition(":")
     return name.rpartition(".")[2] + colon + message
+
+
+def last_line(log: Path) -> str:
+    """Return the last thing that a worker's log says, or that it was killed for its memory."""
+    told = (line for line in tail(log).splitlines() if line.strip())
+    lines = [line for line in told if not line.startswith("submitit INFO")] or ["(nothing)"]
+    return next((line for line in lines if re.search("oom.kill", line, re.I)), lines[-1])
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log; nothing where there is none."""
+    if not log.exists():
+        return ""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def like_ctrl_c(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal as this process handles Ctrl-C now."""
+    handler = signal.getsignal(signal.SIGINT)
+    stop = handler if callable(handler) else signal.default_int_handler
+    stop(signal.SIGINT, frame)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Have processes that are started here told to stop only when they listen.
+
+    Terminals and SLURM tell every process of a job, and one that is still starting would die.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,12 +1,12 @@
-"""What is submitted to a worker, and what a worker does when it is asked to stop.
+"""What is submitted to SLURM, and what a job does when it is asked to stop.
 
 Progress never lives in what is submitted: `Resumable` holds a function and the name of an item,
 and the function finds its own state on disk. That holds when a node dies or an administrator
 requeues a job, neither of which lets the job say goodbye.
 
     SIGTERM   passed on as Ctrl-C: the function saves and ends
-    USR2      (SLURM, before the time is over or a job of higher rank takes the node) likewise, and
-              then submitit has the job started again
+    USR2      (before the time is over or a job of higher rank takes the node) likewise, and then
+              submitit has the job started again
     no word   SLURM starts the job again by itself, or nobody does
 """
 
@@ -17,22 +17,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 import submitit
 from submitit.helpers import DelayedSubmission
 
-STOP_S = 30  # for a local worker that was asked to stop: one step of training and a save
+from runners.base import STOP_S, WORKER, Interrupted, like_ctrl_c
+
 PATIENCE = 0.6  # the share of the time before the kill that the function may use to save
 REQUEUE_S = 10.0  # between two tries to have the job started again
 REQUEUE_TRIES = 60
-LOOK_S = 1.0  # between two looks at whether the launcher lives
-LAUNCHER = "RUNNERS_LAUNCHER"  # in a local worker: the process that started it
-
-
-class Interrupted(Exception):
-    """The function was asked to stop, and did: no failure of its item."""
 
 
 @dataclass
@@ -50,14 +44,8 @@ class Resumable:
 
     def __call__(self) -> None:
         self.pid = os.getpid()
-        executor = os.environ.get("SUBMITIT_EXECUTOR")
-        if executor is None:
-            self.function(self.item)
-            return
+        os.environ[WORKER] = "slurm"
         _remove_torn_pickles()
-        if executor == "local" and LAUNCHER in os.environ:
-            watched = int(os.environ[LAUNCHER])
-            threading.Thread(target=_outlive, args=(watched,), daemon=True).start()
         stop = _Stop(self.grace_s)
         try:
             self.function(self.item)
@@ -84,7 +72,7 @@ class _Stop:
         self.overdue = threading.Timer(PATIENCE * grace_s, self._leave)
         self.overdue.daemon = True
         signal.signal(signal.SIGUSR2, self._on_usr2)
-        signal.signal(signal.SIGTERM, _like_ctrl_c)  # submitit swallows it
+        signal.signal(signal.SIGTERM, like_ctrl_c)  # submitit swallows it
 
     def over(self) -> None:
         """Have the job started again where nobody else does; only when the function has ended."""
@@ -102,7 +90,7 @@ class _Stop:
             return
         self.again = True
         self.overdue.start()
-        _like_ctrl_c(signum, frame)
+        like_ctrl_c(signum, frame)
 
     def _leave(self) -> None:
         """End without waiting any longer: what was saved last is where the job goes on."""
@@ -124,48 +112,16 @@ class _Stop:
                 time.sleep(REQUEUE_S)
 
 
-def _like_ctrl_c(signum: int, frame: FrameType | None) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    stop = handler if callable(handler) else signal.default_int_handler
-    stop(signal.SIGINT, frame)
-
-
 def _slurm_runs_it() -> bool:
     """Return whether SLURM means this job to go on, though it was sent SIGTERM.
 
     Before it ends a job that was cancelled or requeued SLURM gives it another state. A job that is
     still running is to make way for another one, and would be gone if it ended by itself.
     """
-    if os.environ["SUBMITIT_EXECUTOR"] != "slurm":
-        return False
     job = submitit.JobEnvironment().job_id
     ask = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
     answer = subprocess.run(ask, capture_output=True, text=True, check=False)
     return answer.stdout.strip() == "RUNNING"
-
-
-def _outlive(launcher: int) -> None:
-    """Wait for the death of the launcher, the parent of our parent; then stop, as it would ask.
-
-    A launcher that is killed cannot stop its workers, and nobody would take their place. Where
-    there is no /proc nobody is watched.
-    """
-    while (found := _grandparent()) == launcher:
-        time.sleep(LOOK_S)
-    if found is None:
-        return
-    print("The launcher is gone: stopping.", flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(STOP_S)
-    os.killpg(0, signal.SIGKILL)
-
-
-def _grandparent() -> int | None:
-    try:
-        words = Path(f"/proc/{os.getppid()}/stat").read_text()
-    except FileNotFoundError:
-        return None if not Path("/proc/self/stat").exists() else 0
-    return int(words.rpartition(")")[2].split()[1])
 
 
 def _remove_torn_pickles() -> None:

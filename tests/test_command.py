@@ -143,7 +143,7 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
         "report", *where, "--preset", "tiny", "--format", "markdown,latex", "--out", "tables"
     )
     assert code == 0
-    assert files("tables") == ["table2.md", "table2.tex"]
+    assert files("tables") == ["table2-standalone.tex", "table2.md", "table2.tex"]
     assert say("report", *where, "--preset", "tiny", "--strict")[0] == 1  # seven are missing
 
     from mlflow import MlflowClient

@@ -41,7 +41,7 @@ LAYERS = (
     ("bench.zoo_commands", "bench.data_commands"),
     ("bench.probe", "bench.forecast"),
     ("bench.worker", "bench.jobs", "bench.selftest"),
-    ("bench.reconcile",),
+    ("bench.reconcile", "bench.report"),
     ("bench.retry",),
     ("bench.store_commands",),
     ("bench.cli", "bench.__main__"),

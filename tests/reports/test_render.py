@@ -3,16 +3,21 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from example_results import REFERENCES, cell, results
+from example_results import REFERENCES, cell, measured, results
+from markdown_it import MarkdownIt
 
-from reports.render import FORMATS, latex, render
-from reports.tables import ReportError, table2
+from reports.latex import latex
+from reports.paper import beside
+from reports.render import FORMATS, Look, render
+from reports.table2 import table2
+from reports.tables import ReportError
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDINGS = {
@@ -21,18 +26,38 @@ ENDINGS = {
     "latex": "tex",
     "csv": "csv",
     "json": "json",
+    "html": "html",
 }
+
+
+TABLES = {
+    "table2": (lambda: table2(results(), REFERENCES), Look()),
+    "table2-paper": (lambda: beside(table2(measured(), REFERENCES)), Look(cost=True)),
+    "table2-wide": (
+        lambda: beside(table2(measured(), REFERENCES)),
+        Look(cost=True, layout="wide"),
+    ),
+}
+
+
+def shown(name, format):
+    made, look = TABLES[name]
+    return look.of(made(), format)
 
 
 @pytest.fixture
 def table():
-    return table2(results(), REFERENCES)
+    return shown("table2", "console")
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_each_format_is_its_golden_file(table, format):
-    text = render(table, format)
-    path = GOLDEN / f"table2.{ENDINGS[format]}"
+@pytest.mark.parametrize("name", TABLES)
+def test_each_format_is_its_golden_file(name, format):
+    text = render(shown(name, format), format)
+    if name == "table2-wide" and format in ("csv", "json"):
+        assert text == render(shown("table2-paper", format), format)
+        return
+    path = GOLDEN / f"{name}.{ENDINGS[format]}"
     if "UPDATE_GOLDEN" in os.environ:
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
@@ -77,6 +102,22 @@ def test_markdown_rows_have_equal_numbers_of_cells(table):
     assert len({row.count("|") for row in rows}) == 1
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_markdown_is_a_table_to_a_parser_of_githubs_tables(name):
+    table = shown(name, "markdown")
+    tokens = MarkdownIt("commonmark").enable("table").parse(render(table, "markdown"))
+    kinds = [token.type for token in tokens]
+    papers = sum(row.has_paper for row in table.rows)
+    groups = len({row.group for row in (*table.rows, *table.references)})
+    lines = len(table.rows) + len(table.references) + papers + groups
+    width = len(table.header) + len(table.columns)
+    assert kinds.count("table_open") == 1
+    assert kinds.count("th_open") == width
+    assert kinds.count("td_open") == lines * width
+    texts = [token.content for token in tokens if token.type == "inline"]
+    assert "**61.2** ±0.3" in texts
+
+
 def test_markdown_and_latex_escape_what_a_cause_holds():
     cause = "a|b_c <x> 50 % of {24} GiB \\ ~ ^ & $ # → 日"
     table = table2(pd.DataFrame([cell("byol", "pf", 0, "failed", error=cause)]))
@@ -92,20 +133,24 @@ def test_an_unknown_format_is_refused(table):
         render(table, "pdf")
 
 
+@pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("way", ["standalone", "input"])
-def test_latex_compiles(table, tmp_path, way):
+def test_latex_compiles(name, tmp_path, way):
     pdflatex = shutil.which("pdflatex")
     if pdflatex is None:
         pytest.skip("pdflatex is not installed")
+    table = shown(name, "latex")
     document = latex(table, standalone=True)
-    if way == "input":
+    if way == "input":  # into a text of one column, with the packages that the file names
         (tmp_path / "table2.tex").write_text(latex(table), encoding="utf-8")
-        preamble, body = document.split(r"\begin{table}")
-        end = body.split(r"\end{table}")[1]
-        document = preamble + r"\input{table2}" + end
+        needs = " ".join(
+            re.findall(r"\\usepackage(?:\[\w+\])?\{.*?\}", latex(table).split("\n")[0])
+        )
+        document = rf"\documentclass{{article}} {needs} \begin{{document}} \input{{table2}} Text."
+        document += r" \end{document}"
     (tmp_path / "document.tex").write_text(document, encoding="utf-8")
     command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
+    assert not re.findall("Overfull.*|.*Warning.*too large.*|Missing character.*", done.stdout)
     assert (tmp_path / "document.pdf").exists()

@@ -7,22 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
-import cloudpickle
 import pytest
 
-from runners.base import RunnerError
-from runners.cluster import STOP_S, Local
-
-
-@pytest.fixture(autouse=True)
-def _jobs_travel_by_value():
-    """A worker cannot import this file: it is not on its path."""
-    this = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(this)
-    yield
-    cloudpickle.unregister_pickle_by_value(this)
+from runners.base import STOP_S, RunnerError
+from runners.local import Local
+from tests.conftest import ROOT
 
 
 def live_and_note(notes, item):
@@ -58,12 +48,21 @@ def never_stop_saving(notes, item):
         time.sleep(60)
 
 
-def preempted_once(notes, item):
-    attempts = len(list(notes.glob("attempt-*")))
-    (notes / f"attempt-{attempts}").write_text(item)
-    if attempts == 0:
-        os.kill(os.getpid(), signal.SIGUSR2)
-        time.sleep(60)
+def quick_or_slow(notes, item):
+    (sleep_with_a_child if item == "slow" else live_and_note)(notes, item)
+
+
+def is_here(module, item):
+    assert module in sys.modules
+
+
+def stop_oneself(number, item):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def long_story(item):
+    raise ValueError("x" * 1_000_000)
 
 
 def alive(pid):
@@ -109,7 +108,7 @@ def test_two_slots_run_every_item_and_report_a_raised_and_a_killed_one(tmp_path,
     }
     assert outcomes["raises"].error == "ValueError: this item is no good"
     assert outcomes["raises"].traceback.startswith("Traceback")
-    assert "died" in outcomes["killed"].error
+    assert "died without a word (killed by SIGKILL" in outcomes["killed"].error
     assert "working on killed" in outcomes["killed"].error
     assert "working on first" in outcomes["first"].log.read_text()
 
@@ -120,11 +119,17 @@ def test_two_slots_run_every_item_and_report_a_raised_and_a_killed_one(tmp_path,
     assert max(together) <= 2
 
 
-def test_a_preempted_item_is_run_again_and_succeeds(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_worker_that_is_asked_to_stop_has_not_failed(tmp_path, number):
     runner = Local(tmp_path / "jobs", slots=1, threads=1)
-    (outcome,) = runner.run(functools.partial(preempted_once, tmp_path), ["item"])
-    assert outcome.error is None
-    assert sorted(path.name for path in tmp_path.glob("attempt-*")) == ["attempt-0", "attempt-1"]
+    (outcome,) = runner.run(functools.partial(stop_oneself, number), ["item"])
+    assert outcome.error == "Interrupted: asked to stop"
+    assert outcome.log.read_text() == "Interrupted: asked to stop\n"
+
+
+def test_a_worker_that_ends_with_more_to_say_than_anybody_reads_ends(tmp_path):
+    (outcome,) = Local(tmp_path / "jobs", slots=1, threads=1).run(long_story, ["item"])
+    assert outcome.error.endswith("xxx")
 
 
 def test_each_slot_gets_its_own_gpus(tmp_path):
@@ -157,9 +162,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_worker_to_save(tmp_path):
 
 
 def test_closing_the_iterator_leaves_no_process(tmp_path):
-    def function(item):
-        (sleep_with_a_child if item == "slow" else live_and_note)(tmp_path, item)
-
+    function = functools.partial(quick_or_slow, tmp_path)
     outcomes = Local(tmp_path / "jobs", slots=2, threads=1).run(function, ["quick", "slow"])
     assert next(outcomes).item == "quick"
     wait_until(lambda: (tmp_path / "slow").exists() and (tmp_path / "slow").read_text())
@@ -172,7 +175,7 @@ def test_every_run_has_a_folder_of_its_own(tmp_path):
     function = functools.partial(live_and_note, tmp_path)
     logs = [outcome.log for _ in range(2) for outcome in runner.run(function, ["a"])]
     for one, other in itertools.combinations(logs, 2):
-        assert Path(one).parents[1] != Path(other).parents[1]
+        assert one.parent != other.parent
 
 
 @pytest.mark.parametrize(
@@ -186,3 +189,42 @@ def test_every_run_has_a_folder_of_its_own(tmp_path):
 def test_a_layout_that_cannot_work_is_refused(tmp_path, options, words):
     with pytest.raises(RunnerError, match=words):
         Local(tmp_path, **options)
+
+
+# In processes of their own: what is to be killed, or is not to have a fork server yet.
+LAUNCHER = """
+import sys
+from functools import partial
+from pathlib import Path
+from runners.local import Local
+from test_local import is_here, sleep_with_a_child
+
+home = Path(sys.argv[1])
+local = Local(home / "jobs", slots=1, threads=1, imports=["wave"])
+"""
+
+
+def launcher(code, home):
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER + code, str(home)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'runners'}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_workers_need_is_imported_once_for_all_of_them(tmp_path):
+    code = 'print([outcome.error for outcome in local.run(partial(is_here, "wave"), ["a", "b"])])'
+    said, _ = launcher(code, tmp_path).communicate(timeout=60)
+    assert said == "[None, None]\n"
+
+
+def test_a_worker_whose_launcher_is_killed_saves_and_ends(tmp_path):
+    begun = tmp_path / "begun"
+    code = 'list(local.run(partial(sleep_with_a_child, home), ["begun"]))'
+    with launcher(code, tmp_path) as launching:
+        wait_until(lambda: begun.exists() and begun.read_text())
+        launching.kill()
+    worker, child = map(int, begun.read_text().split())
+    wait_until(lambda: (tmp_path / "saved").exists() and not alive(worker))
+    os.kill(child, signal.SIGKILL)

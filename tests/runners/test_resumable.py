@@ -1,7 +1,6 @@
 """A worker that is asked to stop, each in a process of its own: signals are for whole processes."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -48,17 +47,16 @@ def deaf(number):
 def worker(tmp_path):
     """Return a function that runs code in what takes itself for a job; returns (code, output)."""
 
-    def run(code, *, executor="slurm", squeue="exit 1"):
+    def run(code, *, squeue="exit 1"):
         client = tmp_path / "squeue"
         client.write_text(f"#!/bin/sh\n{squeue}\n")
         client.chmod(0o755)
         told = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            "SUBMITIT_EXECUTOR": executor,
+            "SUBMITIT_EXECUTOR": "slurm",
             "SUBMITIT_FOLDER": str(tmp_path),
             "SLURM_JOB_ID": "7",
-            "SUBMITIT_LOCAL_JOB_ID": "7",
         }
         done = subprocess.run(
             [sys.executable, "-c", START + textwrap.dedent(code)],
@@ -72,9 +70,8 @@ def worker(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("executor", ["slurm", "local"])
-def test_usr2_lets_the_function_save_and_then_has_the_job_started_again(worker, executor):
-    code, said, _ = worker("Resumable(saves, signal.SIGUSR2)()", executor=executor)
+def test_usr2_lets_the_function_save_and_then_has_the_job_started_again(worker):
+    code, said, _ = worker("Resumable(saves, signal.SIGUSR2)()")
     assert (code, said) == (255, ["saved", "requeued"])
 
 
@@ -106,12 +103,6 @@ def test_after_sigterm_a_job_asks_slurm_whether_it_was_meant_to_go_on(worker, sq
     assert ("Interrupted: asked to stop" in err) == (not again)
 
 
-def test_a_local_worker_that_gets_sigterm_is_not_started_again(worker):
-    code, said, err = worker("Resumable(saves, signal.SIGTERM)()", executor="local")
-    assert (code, said) == (1, ["saved"])
-    assert "Interrupted: asked to stop" in err
-
-
 def test_while_slurm_refuses_to_requeue_the_job_goes_on_asking(worker):
     code, said, _ = worker(
         """
@@ -139,35 +130,18 @@ def test_what_an_earlier_start_left_half_written_is_removed(worker, tmp_path):
     assert not any(file.exists() for file in torn)
 
 
-LAUNCHER = """
-import os, sys, time
-from pathlib import Path
-from runners.cluster import Local
-
-def work(home):
-    Path(home, "begun").write_text(str(os.getpid()))
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        Path(home, "saved").write_text("")
-        raise
-
-if __name__ == "__main__":
-    list(Local(Path(sys.argv[1], "jobs"), slots=1, threads=1).run(work, [sys.argv[1]]))
-"""
+def test_a_requeued_job_runs_the_same_item_again(worker):
+    assert worker("""
+        job = Resumable(print, "worked")
+        job()
+        job.checkpoint().result()
+    """)[1] == ["worked", "worked"]
 
 
-def test_a_worker_whose_launcher_is_killed_saves_and_ends(tmp_path):
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    launcher.send_signal(signal.SIGKILL)
-    launcher.wait()
-    worker = int((tmp_path / "begun").read_text())
-    while os.path.exists(f"/proc/{worker}/exe") or not (tmp_path / "saved").exists():
-        assert time.monotonic() < deadline, "the worker lives on"
-        time.sleep(0.05)
+def test_a_fork_that_inherited_the_handler_requeues_nothing(worker):
+    assert worker("""
+        job = Resumable(len, "item")
+        job()
+        job.pid += 1  # as a fork sees it: the process that was called is another one
+        print(job.checkpoint())
+    """)[1] == ["None"]

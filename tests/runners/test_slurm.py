@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runners.base import RunnerError
-from runners.cluster import Resumable, SlurmOptions, sbatch_text
+from runners.cluster import SlurmOptions, sbatch_text
+from runners.resumable import Resumable
 
 GOLDEN = Path(__file__).parent / "golden" / "array.sbatch"
 FOLDER = Path("/cluster/runs/jobs")
@@ -60,18 +61,3 @@ def test_a_job_holds_only_its_function_and_its_item():
     again = job.checkpoint().function
     assert (again.function, again.item) == (print, "moco_v2-paf-s0")
     assert len(pickle.dumps(again)) < 200
-
-
-def test_a_requeued_job_runs_the_same_item_again():
-    called = []
-    job = Resumable(called.append, "item")
-    job()
-    job.checkpoint().result()
-    assert called == ["item", "item"]
-
-
-def test_a_fork_that_inherited_the_handler_requeues_nothing():
-    job = Resumable(len, "item")
-    job()
-    job.pid += 1  # as a fork sees it: the process that was called is another one
-    assert job.checkpoint() is None

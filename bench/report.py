@@ -1,0 +1,111 @@
+"""What `bench report` does: tables to the terminal or into files, and what is expected of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.grids import cells
+from bench.results import rows
+from bench.store import write_text
+from bench.tables import say_stale, tables, text_of
+from reports.expected import expected, misses, read
+from reports.latex import latex
+from reports.paper import values_of
+from reports.render import Look, render
+from reports.table2 import HEADER
+
+if TYPE_CHECKING:
+    from bench.grids import Request
+    from bench.store import Store
+    from reports.expected import Expected
+    from reports.tables import Table
+
+PAPER = "paper"  # the published values, as --expect names them
+MISSED = 4
+SUFFIXES = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a report was asked for: the options of `bench report` beside the selectors.
+
+    `root` admits only what was run on the data in that folder.
+    """
+
+    formats: tuple[str, ...]
+    out: Path | None
+    look: Look
+    paper: bool
+    expect: str | None
+    tol: float
+    strict: bool
+    root: Path | None
+
+
+def report(request: Request, store: Store, asked: Asked) -> int:
+    """Write the tables of a request as asked; return the exit code."""
+    paper = asked.paper or asked.expect == PAPER
+    found = tables(request, store, paper=paper, root=asked.root)
+    if asked.look.layout == "wide" and all(table.header != HEADER for table in found.values()):
+        raise click.UsageError("--layout wide is of Tables 2 and d2.")
+    wanted = _wanted(asked.expect, found) if asked.expect else {}
+    for form in asked.formats:
+        for name, table in found.items():
+            _show(name, asked.look.of(table, form), form, asked.out)
+    say_stale(found)
+    if asked.expect and _missed(found, wanted, asked.tol):
+        return MISSED
+    return int(asked.strict and not _complete(request, store, asked.root))
+
+
+def _show(name: str, table: Table, form: str, out: Path | None) -> None:
+    """Print a table, or write it; for LaTeX as a document of its own too."""
+    if out is None:
+        click.echo(text_of(table, form))
+        return
+    _write(out / f"{name}.{SUFFIXES[form]}", render(table, form))
+    if form == "latex":
+        _write(out / f"{name}-standalone.tex", latex(table, standalone=True))
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    click.echo(str(file))
+
+
+def _wanted(file: str, found: Mapping[str, Table]) -> dict[str, list[Expected]]:
+    """Return what is expected of each table; a mistake where that is nothing at all."""
+    if file == PAPER:
+        wanted = {name: values_of(table) for name, table in found.items()}
+        said, what = tuple(wanted), "The paper"
+    else:
+        values = read(Path(file))
+        wanted = {name: [*expected(values.get(name, {}), name)] for name in found}
+        said, what = tuple(values), f"{file}, with {', '.join(values) or 'nothing'} in it,"
+    if not any(wanted.values()):
+        raise click.UsageError(f"{what} has no values for {', '.join(found)}.")
+    for name in said:
+        if not wanted.get(name):
+            click.echo(f"{name} is not checked: it is not in this report.", err=True)
+    return wanted
+
+
+def _missed(found: Mapping[str, Table], wanted: dict[str, list[Expected]], tol: float) -> bool:
+    """Print a line for each value that is missed, and how many were expected."""
+    missed = [line for name, one in wanted.items() for line in misses(name, found[name], one, tol)]
+    for line in missed:
+        click.echo(line, err=True)
+    count = sum(len(one.values) for rows in wanted.values() for one in rows)
+    click.echo(f"{count} values expected within {tol:g}, {len(missed)} missed.", err=True)
+    return bool(missed)
+
+
+def _complete(request: Request, store: Store, root: Path | None) -> bool:
+    frame, stale = rows(cells(request), store, root=root)
+    return bool((frame["state"] == "done").all()) and not stale

@@ -1,0 +1,209 @@
+"""`bench report` beside the layout of tables: the paper's values, costs, expectations."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from bench.grids import Request, cells, table
+from bench.store import Store
+from bench.tables import tables
+from reports import paper
+from reports.expected import expected
+from tests import stored
+from tests.conftest import ROOT
+
+TINY = ("--preset", "tiny", "--data", "/data/demo")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Table 4 of the tiny preset, each row scored with its number, and the third not there."""
+    for number, one in enumerate(cells(table("4", Request(preset="tiny"))), start=1):
+        if number != 3:
+            stored.done(tmp_path / "runs", one, metrics={"sem/mIoU": number, "driv/mIoU": number})
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("number", ["1", "2", "3", "4", "5"])
+def test_on_an_empty_store_every_published_value_stands_in_its_row_and_ours_is_pending(
+    number, tmp_path
+):
+    ((name, found),) = tables(table(number, Request()), Store(tmp_path), paper=True).items()
+    said = paper._file()
+    rows = [
+        *expected(said[name]),
+        *expected(said["derived"].get(name, {})),
+    ]
+    values = {}
+    for one in rows:
+        (row,) = [row for row in found.rows if one.names(row)]
+        for entry in row.entries:
+            if entry.metric in one.values:
+                assert (entry.paper, entry.mark) == (one.values[entry.metric], "·")
+                values[row.group, row.header, entry.metric] = entry.paper
+    shown = [e for row in found.rows for e in row.entries if e.paper is not None]
+    assert len(shown) == len(values) == sum(len(one.values) for one in rows)
+    assert not any("do not compare" in note for note in found.notes)
+
+
+def test_report_prints_the_papers_table_beside_an_empty_store(say, tmp_path):
+    words = ("--table", "2", "--paper", "--preset", "paper", "--store", tmp_path)
+    code, out, _ = say("report", *words, "--data", tmp_path, "--format", "json")
+    rows = json.loads(out)["rows"]
+    every = [one for row in rows for one in row["cells"]]
+    assert code == 0
+    assert {one["state"] for one in every} == {"pending"}
+    assert sum(one["paper"] is not None for one in every) == 16 * 7 + 5
+    assert {one["difference"] for one in every} == {None}
+
+
+def test_other_values_than_the_papers_are_said_not_to_compare(tmp_path):
+    def notes(**more):
+        request = table("2", Request(**more))
+        (found,) = tables(request, Store(tmp_path), paper=True).values()
+        return "\n".join(found.notes)
+
+    assert "preset tiny is not the paper's: its values do not compare" in notes(preset="tiny")
+    assert "--set optim.batch=8 is not the paper's value" in notes(overrides=("optim.batch=8",))
+    stored.done(tmp_path, cells(table("2", Request()))[0])
+    assert "its values do not compare with rows that have ‡" in notes()
+
+
+def test_settings_and_heads_that_the_paper_does_not_have_get_none_of_its_values(tmp_path):
+    for more in ({"settings": ("full",)}, {"heads": "conv"}, {"tasks": ("sem",)}):
+        (found,) = tables(Request(**more), Store(tmp_path), paper=True).values()
+        assert not any(row.has_paper for row in found.rows)
+        assert "Paper: it has no values for this setting, scheme, heads and tasks" in found.notes
+    (found,) = tables(Request(zoo=("clip",)), Store(tmp_path), paper=True).values()
+    assert all(row.has_paper for row in found.rows)
+    (d2,) = tables(table("d2", Request()), Store(tmp_path), paper=True).values()
+    assert not any(row.has_paper for row in d2.rows)
+
+
+def test_what_is_stale_is_named_below_the_table_and_never_in_it(say, store):
+    old = cells(table("4", Request(preset="tiny")))[0]
+    home = stored.done(store, old, version=-1, metrics={"sem/mIoU": 99.0})
+    newest = stored.done(store, old, weights="e" * 64, metrics={"sem/mIoU": 7.0})
+    code, out, err = say("report", "--table", "4", "--store", store, "--format", "json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["rows"][0]["cells"][0]["mean"] == 7.0
+    assert home.name in answer["stale"]
+    assert newest.name not in answer["stale"]
+    assert f"stale, left out: {home.name}" in err
+    (note,) = [note for note in answer["notes"] if note.startswith("Left out")]
+    assert home.name in note
+
+
+def test_the_hours_of_a_cell_are_those_of_its_stages_times_its_gpus(say, tmp_path):
+    (one,) = cells(Request(zoo=("clip",), protocols=("paf",), preset="tiny"))
+    home = stored.done(tmp_path, one)
+    result = json.loads((home / "result.json").read_text())
+    result["stages"] = [{"name": "adapt", "seconds": 360.0}, {"name": "finetune", "seconds": 720.0}]
+    result["provenance"] |= {"device": "NVIDIA H200", "ranks": [4]}
+    (home / "result.json").write_text(json.dumps(result))
+    words = ("report", "--zoo", "clip", "--store", tmp_path, "--format")
+    rows = json.loads(say(*words, "json")[1])["rows"]
+    (cost,) = [row["cost"] for row in rows if row["cost"]]
+    assert cost["stages"] == {"adapt": pytest.approx(0.4), "finetune": pytest.approx(0.8)}
+    assert (cost["unit"], cost["per_cell"]) == ("GPU-hours", [4])
+    assert "0.400" in say(*words, "console", "--cost")[1]
+    result["provenance"]["ranks"] = [4, 2]  # nobody knows which steps were whose
+    (home / "result.json").write_text(json.dumps(result))
+    assert not any(row["cost"] for row in json.loads(say(*words, "json")[1])["rows"])
+
+
+def test_the_wide_layout_is_of_table_2_and_changes_no_record(say, store):
+    where = ("--store", store, *TINY)
+    words = ("report", *where, "--layout", "wide", "--table")
+    assert "Δ" in say(*words, "2")[1]
+    code, _, err = say(*words, "4")
+    assert (code, err) == (2, "bench: --layout wide is of Tables 2 and d2.\n")
+    csv = ("report", *where, "--table", "2", "--format", "csv")
+    assert say(*csv)[1] == say(*csv, "--layout", "wide")[1]
+
+
+EXPECTED = """
+[table4]
+1 = {"sem/mIoU" = 1.2, "driv/mIoU" = 1.0}
+3 = {"sem/mIoU" = 3.0}
+5 = {"sem/mIoU" = 5.0}
+"""
+
+
+def test_what_misses_its_expectation_is_said_line_by_line_with_exit_code_4(say, store, tmp_path):
+    file = tmp_path / "expected.toml"
+    file.write_text(EXPECTED)
+    words = ("report", "--table", "4", "--store", store, "--expect", file)
+    code, out, err = say(*words, "--tol", "0.1")
+    assert (code, err.splitlines()) == (
+        4,
+        [
+            "table4 1, sem/mIoU: 1.00, expected 1.2 ± 0.1",
+            "table4 3, sem/mIoU: pending, expected 3 ± 0.1",
+            "4 values expected within 0.1, 2 missed.",
+        ],
+    )
+    assert out.startswith("Table 4.")
+    file.write_text(EXPECTED.replace("3 = ", "4 = ").replace("3.0", "4"))
+    assert say(*words)[0] == 0  # within half a point
+
+
+def test_the_papers_values_can_be_what_is_expected(say, store):
+    code, _, err = say("report", "--table", "4", "--store", store, "--expect", "paper")
+    assert (code, err.splitlines()[-1]) == (4, "10 values expected within 0.5, 10 missed.")
+    assert "table4 CLIP 5 yes yes lv, sem/mIoU: 5.00, expected 62.2 ± 0.5" in err
+    code, _, err = say("report", "--table", "d2", "--store", store, "--expect", "paper")
+    assert (code, err) == (2, "bench: The paper has no values for tabled2.\n")
+
+
+def test_expectations_that_cannot_be_checked_are_said(say, store, tmp_path):
+    file = tmp_path / "expected.toml"
+    words = ("report", "--table", "4", "--store", store, "--expect", file)
+    assert "There is no file" in say(*words)[2]
+    file.write_text('[table3.Full]\nall = {"sem/mIoU" = 1}\n')
+    code, _, err = say(*words)
+    assert (code, err) == (2, f"bench: {file}, with table3 in it, has no values for table4.\n")
+    file.write_text(EXPECTED + '[table3.Full]\nall = {"sem/mIoU" = 1}\n')
+    assert "table3 is not checked: it is not in this report." in say(*words)[2]
+    code, _, err = say("report", "--table", "4", "--store", store, "--tol", "1")
+    assert (code, err) == (2, "bench: --tol is about what is expected: it needs --expect.\n")
+
+
+def test_every_table_in_every_format_takes_no_torch_and_less_than_ten_seconds(tmp_path):
+    for one in cells(table("all", Request(preset="tiny", seeds=(0, 1)))):
+        stored.done(tmp_path / "runs", one)
+    code = (
+        "import sys, time; from bench.cli import main; sys.argv = ['bench', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "print('torch' in sys.modules, time.process_time())"
+    )
+    which = ["--table", "all", "--seeds", "0,1", "--store", tmp_path / "runs", *TINY]
+    how = ["--format", "console,markdown,latex,csv,json", "--out", tmp_path / "tables"]
+    words = ["report", *which, *how, "--paper", "--cost"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    torch, seconds = done.stdout.splitlines()[-1].split()
+    assert torch == "False"
+    assert float(seconds) < 10  # of a processor: what else the machine does is no matter
+    assert len([*(tmp_path / "tables").iterdir()]) == 6 * 6  # LaTeX twice
+
+
+def test_the_readme_shows_what_can_be_expected(tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if "[table2.MoCo-v2]" in block]
+    for name, said in tomllib.loads(text).items():
+        request = table(name.removeprefix("table"), Request())
+        (found,) = tables(request, Store(tmp_path)).values()
+        for one in expected(said):
+            assert [row for row in found.rows if one.names(row)]
+            (published,) = [each for each in expected(paper._file()[name]) if each.path == one.path]
+            assert one.values.items() <= published.values.items()
