@@ -172,7 +172,7 @@ def table(found: Sequence[Comparison]) -> Table:
     for one in found:
         effect = one.effect
         unknown = math.isnan(effect.error)
-        interval = f"{points(effect.low, effect)} to {points(effect.high, effect)}"
+        interval = " to ".join(points(end, effect.error) for end in (effect.low, effect.high))
         row = (
             *(one.pair.where, one.metric, *(f"{score:.1f}" for score in one.scores)),
             signed(effect.value, effect),
@@ -187,7 +187,7 @@ def table(found: Sequence[Comparison]) -> Table:
 
 def signed(number: float, effect: Estimate) -> str:
     """Return a difference with its sign."""
-    return f"{'+' * (number >= 0)}{points(number, effect)}"
+    return f"{'+' * (number >= 0)}{points(number, effect.error)}"
 
 
 def to_json(one: Comparison) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One cell of the store, with everything that is known of it; and its log."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -202,12 +203,16 @@ def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scores(result: dict[str, Any], intervals: dict[str, Any]) -> Lines:
+    from reports.compare import points
+
     constant, lines = result.get("constant", {}), Lines()
     for name, value in result["metrics"].items():
         ends, best = intervals["metrics"].get(name), constant.get(name)
-        shown = "does not exist" if value is None else f"{value:.1f}"
+        error = (ends["high"] - ends["low"]) / 4 if ends else math.nan
+        shown = "does not exist" if value is None else points(value, error)
         if ends:
-            shown += f"   95 % interval {ends['low']:.1f} to {ends['high']:.1f}"
+            low, high = (points(ends[end], error) for end in ("low", "high"))
+            shown += f"   95 % interval {low} to {high}"
         if best is not None:
             shown += f"   (best constant prediction {best:.1f})"
         lines.append((name, shown))

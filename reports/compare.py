@@ -26,9 +26,10 @@ FEW = 10  # so few images (or less) say nothing about how others would do
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number, its standard error, and the degrees of freedom behind that.
+    """A number of points, its standard error, and the degrees of freedom behind that.
 
-    The error is NaN where nothing can be said of it, and then so are `low`, `high` and `p`.
+    Points are percent, so that no truth is beyond 100. The error is NaN where nothing can be said
+    of it, and then so are `low`, `high` and `p`.
     """
 
     value: float
@@ -38,12 +39,12 @@ class Estimate:
     @property
     def low(self) -> float:
         """The lower end of the 95 % interval."""
-        return self.value - self._reach
+        return max(self.value - self._reach, -100.0)
 
     @property
     def high(self) -> float:
         """The upper end of the 95 % interval."""
-        return self.value + self._reach
+        return min(self.value + self._reach, 100.0)
 
     @property
     def p(self) -> float:
@@ -130,27 +131,32 @@ def verdict(
     what the estimate rests on, as in "44 images".
     """
     first, second = names
-    told = f"{points(effect.low, effect)} to {points(effect.high, effect)}"
-    seen = f"{second} {'+' * (effect.value >= 0)}{points(effect.value, effect)}"
+    low, high, value = (
+        points(one, effect.error) for one in (effect.low, effect.high, effect.value)
+    )
+    seen = f"{second} {'+' * (effect.value >= 0)}{value}"
     if math.isnan(effect.error):
         return f"{what}: nothing can be told from {of} ({seen}, interval unknown)."
     if effect.error == 0:
         return f"{what}: both are the same, whichever of {of} are drawn."
     if corrected < 1 - CONFIDENCE:
-        better = second if effect.value > 0 else first
-        ends = sorted((abs(effect.low), abs(effect.high)))
-        told = " to ".join(points(end, effect) for end in ends)
-        size = points(abs(effect.value), effect)
-        return f"{what}: {better} is better by {size} points, 95 % interval {told}, from {of}."
+        better, size = (second, value) if effect.value > 0 else (first, value.lstrip("-"))
+        ends = f"{low} to {high}" if effect.value > 0 else f"{high} to {low}".replace("-", "")
+        return f"{what}: {better} is better by {size} points, 95 % interval {ends}, from {of}."
+    least = visible(effect, tests)
+    unseen = (
+        f"an effect below about {points(least, effect.error)} points often goes unseen."
+        if least < 100
+        else "no effect of any size is likely to be seen."
+    )
     chance = f" That leaves out 0, as among {tests} tests chance alone may do."
     return (
-        f"{what}: no difference can be told ({seen}, 95 % interval {told})."
-        f"{chance if effect.p < 1 - CONFIDENCE else ''} With {of} an effect below about "
-        f"{points(visible(effect, tests), effect)} points often goes unseen."
+        f"{what}: no difference can be told ({seen}, 95 % interval {low} to {high})."
+        f"{chance if effect.p < 1 - CONFIDENCE else ''} With {of} {unseen}"
     )
 
 
-def points(number: float, effect: Estimate) -> str:
-    """Return a number with as many decimals as the error of the effect leaves a meaning: 1 to 3."""
-    decimals = 1 if not 0 < effect.error < 0.1 else 2 if effect.error >= 0.01 else 3
+def points(number: float, error: float) -> str:
+    """Return a number with as many decimals as its error leaves a meaning: 1 to 3."""
+    decimals = 1 if not 0 < error < 0.1 else 2 if error >= 0.01 else 3
     return f"{round(number, decimals) + 0.0:.{decimals}f}"

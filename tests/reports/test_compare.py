@@ -146,5 +146,12 @@ def test_a_visible_effect_is_seen_four_times_of_five():
     ("error", "text"), [(2.0, "1.2"), (0.05, "1.23"), (0.001, "1.234"), (math.nan, "1.2")]
 )
 def test_numbers_have_the_decimals_that_their_error_leaves_a_meaning(error, text):
-    assert points(1.2345, Estimate(value=0.0, error=error, freedom=9)) == text
-    assert points(-0.0, Estimate(value=0.0, error=1.0, freedom=9)) == "0.0"
+    assert points(1.2345, error) == text
+    assert points(-0.001, 1.0) == "0.0"
+
+
+def test_two_seeds_that_disagree_show_nothing_and_no_interval_is_wider_than_all_there_is():
+    one = over_seeds([-19.2, 15.9], Estimate(value=-1.7, error=1.0, freedom=31))
+    assert (one.low, one.high) == (-100, 100)
+    text = verdict(one, 1.0, 6, names=NAMES, what="driv/mIoU", of="32 images and 2 seeds")
+    assert "With 32 images and 2 seeds no effect of any size is likely to be seen." in text
