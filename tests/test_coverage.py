@@ -4,7 +4,7 @@ A world is a way to draw images and what networks do on them. The truth is the s
 images; a thousand validation sets are drawn, and each is judged as a real one would be.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -21,13 +21,14 @@ NETWORKS = (0.0, BETTER, 0.0)
 rng = np.random.default_rng
 
 
-def maps(seed, images, classes):
+def maps(seed, images, classes, rarest):
     """Confusion matrices of three networks on the same images: 3 times [images, K, K+1].
 
-    An image is hard or easy for all, classes are of very unlike size, the last in half the images.
+    An image is hard or easy for all; classes are of unlike size, the first in every image, each
+    next one in fewer, the last in a share of `rarest`.
     """
     draw = rng(seed)
-    there = draw.random((images, classes)) < np.linspace(1, 0.5, classes)
+    there = draw.random((images, classes)) < np.linspace(1, rarest, classes)
     size = there * np.exp(draw.normal(0, 0.7, (images, classes))) * 1000
     ease = 1 + draw.normal(0, 0.6, (images, 1)) + draw.normal(0, 0.6, (images, classes))
     for better in NETWORKS:
@@ -60,9 +61,9 @@ def boxes(seed, images, sets):
         )
 
 
-def of_maps(metric, classes, seed, sets, images, weights):
+def of_maps(metric, classes, rarest, seed, sets, images, weights):
     """The score of each network on every set: [3, B, sets]."""
-    every = [list(maps(seed + number, images, classes)) for number in range(sets)]
+    every = [list(maps(seed + number, images, classes, rarest)) for number in range(sets)]
     stacked = (np.stack([one[n] for one in every], axis=1) for n in range(len(NETWORKS)))
     sums = np.stack([weights @ matrices.reshape(images, -1) for matrices in stacked])
     return metric(sums.reshape(*sums.shape[:2], sets, classes, classes + 1).astype(np.int64))
@@ -74,28 +75,36 @@ def of_boxes(seed, sets, images, weights):
     return np.stack(found).reshape(len(NETWORKS), len(weights), sets, 2).mean(axis=-1)
 
 
+def sem(sums):
+    return sem_scores(sums)["sem/mIoU"]
+
+
+def driv(sums):
+    return driv_scores(sums)["driv/mIoU"]
+
+
 WORLDS = {
-    "sem": lambda *rest: of_maps(lambda sums: sem_scores(sums)["sem/mIoU"], 6, *rest),
-    "driv": lambda *rest: of_maps(lambda sums: driv_scores(sums)["driv/mIoU"], 3, *rest),
+    "sem": partial(of_maps, sem, 6, 0.5),
+    "driv": partial(of_maps, driv, 3, 0.5),
     "det": of_boxes,
 }
 
 
 @cache
-def simulated(name):
+def simulated(name, images=IMAGES):
     """The true scores [3], those measured on every set [3, SETS], and resampled [3, B, SETS]."""
     world = WORLDS[name]
     truth = world(0, 1, MANY, np.ones((1, MANY)))[:, 0, 0]
-    weights = np.concatenate([np.ones((1, IMAGES)), resamples(IMAGES)])
-    parts = [world(1 + first, 50, IMAGES, weights) for first in range(0, SETS, 50)]
+    weights = np.concatenate([np.ones((1, images)), resamples(images)])
+    parts = [world(1 + first, 50, images, weights) for first in range(0, SETS, 50)]
     scores = np.concatenate(parts, axis=-1)
     return truth, scores[:, 0], scores[:, 1:]
 
 
-def effects(measured, spread):
+def effects(measured, spread, images=IMAGES):
     """The estimate of every set."""
     return [
-        estimate(value, column, IMAGES) for value, column in zip(measured, spread.T, strict=True)
+        estimate(value, column, images) for value, column in zip(measured, spread.T, strict=True)
     ]
 
 
