@@ -1,4 +1,4 @@
-"""The verbs that look after a store: status, show, logs, cancel, retry, track, doctor, selftest."""
+"""The verbs that read a store and look after it: status, show, compare, logs, cancel, retry, …"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WATCH_S = 2.0
 
 def add_to(group: click.Group) -> None:
     """Add these verbs to the command."""
-    for command in (status, show, logs, cancel, retry, track, doctor, selftest):
+    for command in (status, show, compare, logs, cancel, retry, track, doctor, selftest):
         group.add_command(command)
 
 
@@ -127,6 +127,33 @@ def show(cell: str, as_json: bool, **chosen: Any) -> None:
     console = terminal()
     for row in text(known):
         say(console, row)
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@selectors
+@AS_JSON
+def compare(first: str, second: str, as_json: bool, **chosen: Any) -> None:
+    """Say which of A and B is better, and how sure that is, from the same validation images.
+
+    A and B are two cells (as for show), two protocols, or two checkpoints; of these all finished
+    cells that the selectors mean are compared with their like. Differences are B less A.
+
+    Example: bench compare pf paf --zoo moco_v2,clip
+    """
+    from bench.compare import compare, table, to_json
+    from bench.display import print_json, say, terminal
+
+    found, notes = compare(store_of(chosen), first, second, wanted(chosen))
+    if as_json:
+        print_json({"comparisons": [to_json(one) for one in found], "notes": notes})
+        return
+    console = terminal()
+    console.print(table(found), markup=False, highlight=False)
+    for title, lines in (("", [one.text for one in found]), ("", notes)):
+        for line in (title, *lines):
+            say(console, line)
 
 
 @click.command()

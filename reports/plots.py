@@ -252,10 +252,8 @@ def _columns(rows: dict[str, int]) -> tuple[Figure, dict[str, Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if not others:
         return figure, {first: figure.subplots()}
-    halves: Any = figure.subfigures(1, 2)
-    left, right = halves
-    stacked = right.subplots(len(others), squeeze=False, height_ratios=[rows[t] for t in others])
-    return figure, {first: left.subplots(), **dict(zip(others, stacked[:, 0], strict=True))}
+    places = [[first, task] for task in others]
+    return figure, figure.subplot_mosaic(places, height_ratios=[rows[task] for task in others])
 
 
 def _dots(ax: Axes, scores: "DataFrame", lanes: list[str], colors: dict[str, str]) -> None:

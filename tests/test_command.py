@@ -117,6 +117,7 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
             "preds",
             "panels.json",
             "progress.jsonl",
+            "resampled.npz",
             "result.json",
         }
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer, Real
 
 from bench import BenchError
+from bench.eval.confusion import mean_of_present
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -154,6 +155,16 @@ def average_precision(
             positives = rows[block] @ matches.positives[:, category]
             scores[block, category] = _of_class(rows[block][:, image], positives, steps)
     return scores.reshape(*times.shape[:-1], *scores.shape[1:])
+
+
+def det_scores(precision: Float64[np.ndarray, "*B K T"]) -> dict[str, Float64[np.ndarray, "*B"]]:
+    """Return the scores of boxes: means over the classes that have ground truth."""
+    every = precision.reshape(*precision.shape[:-2], -1)
+    return {
+        "det/mAP": mean_of_present(every),
+        "det/AP50": mean_of_present(precision[..., 0]),
+        "det/AP75": mean_of_present(precision[..., 5]),
+    }
 
 
 class _Step:

@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 
 from bench import BenchError
 from bench.data.classes import DET
-from bench.eval.ap import ANY_AREA, IOU_THRESHOLDS, MAX_DETECTIONS, Detections, Truth
+from bench.eval.ap import ANY_AREA, IOU_THRESHOLDS, MAX_DETECTIONS, Detections, Truth, det_scores
 from bench.eval.confusion import mean_of_present
 
 
@@ -37,13 +37,8 @@ def det_metrics(
     `BenchError` where two entries of `truth` have one name.
     """
     precision = average_precision(truth, detections, len(DET))
-    metrics = {
-        "det/mAP": mean_of_present(precision),
-        "det/AP50": mean_of_present(precision[:, 0]),
-        "det/AP75": mean_of_present(precision[:, 5]),
-    }
-    per_class = {name: mean_of_present(row) for name, row in zip(DET, precision, strict=True)}
-    return metrics, per_class
+    metrics = {name: float(score) for name, score in det_scores(precision).items()}
+    return metrics, dict(zip(DET, mean_of_present(precision).tolist(), strict=True))
 
 
 def average_precision(

@@ -1,9 +1,11 @@
 """The figures: what they show is what the DataFrames hold, and their files are repeatable."""
 
 import io
+import itertools
 import re
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -141,3 +143,24 @@ def test_other_protocols_get_a_colour_of_their_own():
 def test_an_unknown_format_is_refused():
     with pytest.raises(ReportError, match=r"Unknown format 'jpg'\. Known: svg, pdf, png"):
         plots.save(plots.cost(seconds()), "jpg")
+
+
+@pytest.mark.parametrize("counts", [(19, 3, 10), (15, 3, 8), (1, 1, 1), (2, 3, 10)])
+def test_the_names_of_all_classes_and_the_titles_are_whole_however_many_there_are(counts):
+    one = scores().iloc[0]
+    frame = pd.DataFrame(
+        [
+            {**one, "task": task, "name": f"a traffic light {number}", "value": 50.0}
+            for task, count in zip(("sem", "driv", "det"), counts, strict=True)
+            for number in range(count)
+        ]
+    )
+    figure = plots.classes(frame)
+    drawn = [
+        text.get_window_extent()
+        for ax in figure.axes
+        for text in (ax.title, ax.xaxis.label, *ax.get_yticklabels())
+        if text.get_text()
+    ]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in drawn)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(drawn, 2))
