@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError
+from bench.again import again
 from bench.failure import cause
 from bench.intervals import FEW, resampled
 from bench.status import Stored, line
@@ -37,22 +38,28 @@ def facts(one: Stored) -> dict[str, Any]:
 
 def text(known: dict[str, Any]) -> Iterator[str]:
     """Yield the lines that a person reads of `facts`."""
-    order, result = known["order"], known["result"]
     yield f"{known['cell']}: {known['state']}"
-    for title, lines in (
+    for title, lines in sections(known):
+        yield ""
+        yield title
+        yield from (f"  {name:<30} {value}" if name else value for name, value in lines)
+
+
+def sections(known: dict[str, Any]) -> list[tuple[str, "Lines"]]:
+    """Return `facts` as sections of lines (name, value), those that have any."""
+    order, result = known["order"], known["result"]
+    found = [
         ("where", _where(known)),
         ("weights", _weights(order, known["load_report"])),
         ("data", _data(order)),
         ("values", _flat(order.get("resolved", {}))),
         ("attempts", _attempts(known["attempts"])),
+        ("again", [("command", again(order))] if order else []),
         ("stages", _stages(result["stages"]) if result else []),
         ("scores", _scores(result, known["intervals"]) if result else []),
         ("failed", _failure(known["error"]) if known["error"] else []),
-    ):
-        if lines:
-            yield ""
-            yield title
-            yield from (f"  {name:<30} {value}" if name else value for name, value in lines)
+    ]
+    return [(title, lines) for title, lines in found if lines]
 
 
 def log_of(home: Path) -> Path | None:

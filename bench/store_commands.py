@@ -242,7 +242,7 @@ def sync(track: str | None, **chosen: Any) -> None:
 
     Example: bench track sync --track http://127.0.0.1:5000
     """
-    from bench import BenchError, tables
+    from bench import BenchError, artifacts
     from bench.invocations import invocations
     from bench.track import address
     from bench.track import sync as bring
@@ -254,9 +254,9 @@ def sync(track: str | None, **chosen: Any) -> None:
         raise click.UsageError(f"{store.root} is no store: it has no cells.")
     for asked in invocations(store.root):
         try:
-            tables.write(asked)
+            artifacts.write(asked)
         except (BenchError, ZooError, ReportError) as error:  # as of a checkpoint that is gone
-            click.echo(f"{asked.folder}: its tables stay as they were: {error}", err=True)
+            click.echo(f"{asked.folder}: its tables and page stay as they were: {error}", err=True)
     uri = address(track, store.root)
     if uri is None:
         raise click.UsageError("--track off leaves nothing to do.")
