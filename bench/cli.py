@@ -166,7 +166,7 @@ def plan(
     callback=commas,
     default="console",
     show_default=True,
-    help="Any of console,markdown,latex,csv,json",
+    help="Any of console,markdown,latex,csv,json (tables), html (a page), svg,pdf,png (figures)",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="A folder to write files into.")
 @click.option("--paper", is_flag=True, help="The published values beside ours.")
@@ -192,16 +192,16 @@ def plan(
 )
 @click.option("--strict", is_flag=True, help="Exit code 1 when a cell is not done, or stale.")
 def report(formats: tuple[str, ...], layout: str, cost: bool, **chosen: Any) -> int:
-    """Print a table of the paper from the store, or write it as files.
+    """Print a table of the paper from the store; or write tables, a page, figures as files.
 
     Example: bench report --table 2 --format markdown,latex --out tables
     """
-    from bench.report import SUFFIXES, Asked, report
+    from bench.report import FORMATS, Asked, report
     from reports.render import Look
 
     for form in formats:
-        if form not in SUFFIXES:
-            raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(SUFFIXES)}.")
+        if form not in FORMATS:
+            raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(FORMATS)}.")
     if on_command_line("tol") and chosen["expect"] is None:
         raise click.UsageError("--tol is about what is expected: it needs --expect.")
     chosen = latest(chosen)

@@ -2,7 +2,8 @@
 
     <store>/invocations/<id>/
         invocation.json    which cells, by which request and command, since when
-        table….md          its tables as they were last (see bench/tables.py); .tex and .csv too
+        table….md          its tables as they were last (see bench/artifacts.py); .tex and .csv too
+        page.html, ….svg   its page and its figures
 
 A request that is repeated, to go on with the same cells, is the same invocation.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import BenchError, sweep, tables
+from bench import BenchError, artifacts, sweep
 from bench.display import Display, say, terminal
 from bench.invocations import FILE, Invocation
 from bench.mirror import Mirror
@@ -43,8 +43,8 @@ def launch(
 
     Done cells are skipped with a line. A cell that fails stops no other, but for the students of a
     teacher that failed. `uri` is where MLflow keeps its runs, None for nowhere; `invocation` what
-    was asked for, whose tables are written at the end. With `detach` jobs of SLURM are submitted
-    and left to themselves, and that is 0; the last of them does what is left to do here.
+    was asked for, whose tables and page are written at the end. With `detach` jobs of SLURM are
+    submitted and left to themselves, and that is 0; the last of them does what is left to do here.
     """
     write_orders([one for one in planned if one.to_run], place)
     for one in planned:
@@ -56,7 +56,7 @@ def launch(
         assert isinstance(runner, Slurm), "the command has seen to it"
         _detach(todo, place.store.root, runner, console, invocation)
         return 0
-    homes, last = [one.folder for one in planned], partial(tables.write, invocation)
+    homes, last = [one.folder for one in planned], partial(artifacts.write, invocation)
     with Mirror(uri, place.store.root, homes, console, last):
         failed = bool(todo) and _run(todo, place.store.root, runner, console)
     return 1 if failed else 0 if {state(one.folder) for one in planned} == {"done"} else 3
@@ -65,7 +65,7 @@ def launch(
 def conclude(folder: str) -> None:
     """Do what is left when all jobs of an invocation, whose folder this is, have ended.
 
-    Says which jobs are gone without a word, mirrors the cells to MLflow, and writes the tables.
+    Says which jobs are gone without a word, mirrors the cells to MLflow, writes tables and page.
     """
     home = Path(folder)
     asked = Invocation(folder=home, **read_json(home / FILE))
@@ -78,7 +78,7 @@ def conclude(folder: str) -> None:
     except SlurmAway as away:
         say(console, f"{away} So no job is said to be gone.")
     with Mirror(address(asked.how["track"], store), store, cells, console):
-        tables.write(asked)
+        artifacts.write(asked)
 
 
 class _Shown:

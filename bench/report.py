@@ -1,4 +1,4 @@
-"""What `bench report` does: tables to the terminal or into files, and what is expected of them."""
+"""What `bench report` does: tables, page and figures written, and what is expected of tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.figures import FORMATS as FIGURES
 from bench.grids import cells
 from bench.results import rows
-from bench.store import write_text
+from bench.store import whole
 from bench.tables import say_stale, tables, text_of
 from reports.expected import expected, misses, read
 from reports.latex import latex
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 PAPER = "paper"  # the published values, as --expect names them
 MISSED = 4
-SUFFIXES = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+TABLES = {"console": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+FORMATS = (*TABLES, "html", *FIGURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +50,19 @@ class Asked:
 
 
 def report(request: Request, store: Store, asked: Asked) -> int:
-    """Write the tables of a request as asked; return the exit code."""
+    """Write the tables of a request, its page and its figures as asked; return the exit code."""
+    if asked.out is None and (files := [form for form in asked.formats if form in FIGURES]):
+        raise click.UsageError(f"Figures are files: --format {','.join(files)} needs --out DIR.")
     paper = asked.paper or asked.expect == PAPER
     found = tables(request, store, paper=paper, root=asked.root)
     if asked.look.layout == "wide" and all(table.header != HEADER for table in found.values()):
         raise click.UsageError("--layout wide is of Tables 2 and d2.")
     wanted = _wanted(asked.expect, found) if asked.expect else {}
     for form in asked.formats:
-        for name, table in found.items():
+        for name, table in found.items() if form in TABLES else ():
             _show(name, asked.look.of(table, form), form, asked.out)
+    if set(asked.formats) - set(TABLES):
+        _draw(request, store, found, asked)
     say_stale(found)
     if asked.expect and _missed(found, wanted, asked.tol):
         return MISSED
@@ -68,14 +74,37 @@ def _show(name: str, table: Table, form: str, out: Path | None) -> None:
     if out is None:
         click.echo(text_of(table, form))
         return
-    _write(out / f"{name}.{SUFFIXES[form]}", render(table, form))
+    _write(out / f"{name}.{TABLES[form]}", render(table, form))
     if form == "latex":
         _write(out / f"{name}-standalone.tex", latex(table, standalone=True))
 
 
-def _write(file: Path, text: str) -> None:
+def _draw(request: Request, store: Store, found: Mapping[str, Table], asked: Asked) -> None:
+    """Write the page and the figures of a request; the page alone may go to the terminal."""
+    from bench.figures import comparisons, files
+    from bench.page import page_of
+
+    drawn = comparisons(request, store, root=asked.root)
+    if "html" in asked.formats:
+        text = page_of(drawn, {n: asked.look.of(t, "html") for n, t in found.items()}, store)
+        if asked.out is None:
+            click.echo(text)
+        else:
+            _write(asked.out / "page.html", text)
+    if asked.out is None:
+        return
+    figures = [form for form in asked.formats if form in FIGURES]
+    if figures and not any(one.figures for one in drawn):
+        click.echo("No figures: none of these cells is done.", err=True)
+    for form in figures:
+        for name, content in files(drawn, form):
+            _write(asked.out / name, content)
+
+
+def _write(file: Path, content: str | bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
+    with whole(file) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     click.echo(str(file))
 
 

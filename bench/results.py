@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import BenchError
 from bench.cell import Cell
+from bench.intervals import resampled
 from bench.provenance import device
 from bench.store import Store, error_of, read_json, read_result, state
 from reports.tables import METRICS
@@ -26,6 +27,9 @@ def rows(
     exactly: Mapping[str, Path] | None = None,
 ) -> tuple[DataFrame, list[Path]]:
     """Return one row a cell, and the folders of results that are left out as stale.
+
+    Beside each metric, `<metric> low` and `<metric> high` are the ends of its 95 % interval over
+    images (NaN where unknown, and then `unknown` says why).
 
     Cells are found by their addresses, or by `exactly`, which maps an address to the folder that is
     meant. `root` admits only what was run on the data in that folder. Where several finished
@@ -66,6 +70,12 @@ def constants(frame: DataFrame) -> dict[str, float]:
     return found
 
 
+def stands_in(order: dict[str, Any]) -> bool:
+    """Return whether a cell is of drawn data or random weights, so that its numbers mean little."""
+    weights = [order["weights"], *order.get("parts", {}).values()]
+    return order["data"]["drawn"] or any(one["stand_in"] for one in weights)
+
+
 def _group(order: dict[str, Any]) -> tuple[Any, ...]:
     return (order["version"], order["data"]["sha256"])
 
@@ -97,23 +107,34 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "hours": None,
         "device": None,
         "gpus": 1,
-        **dict.fromkeys(METRICS, float("nan")),
+        "unknown": None,
+        **dict.fromkeys(
+            (f"{metric}{end}" for metric in METRICS for end in ("", " low", " high")), float("nan")
+        ),
     }
     if home is None or order is None:
         return row
     row["key"] = order["key"]
-    weights = [order["weights"], *order.get("parts", {}).values()]
-    row["stand_in"] = order["data"]["drawn"] or any(one["stand_in"] for one in weights)
+    row["stand_in"] = stands_in(order)
     if now == "failed":
         row["error"] = error_of(home)
     if now == "done":
         try:
             result = read_result(home)
-            row |= {k: value for k, value in result["metrics"].items() if value is not None}
+            row |= {name: v for name, v in result["metrics"].items() if v is not None}
+            row |= _intervals(home, result)
             row |= _cost(result)
         except BenchError as error:
             row |= {"state": "failed", "error": str(error)}
     return row
+
+
+def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:
+    found = resampled(home, result)
+    ends = ((" low", found.low), (" high", found.high))
+    known = {f"{metric}{end}": value for end, of in ends for metric, value in of.items()}
+    why = "; ".join(f"{task}: {reason}" for task, reason in found.unknown.items())
+    return {**known, "unknown": why or None}
 
 
 def _cost(result: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from bench import dist
 from bench.cell import Cell
 from bench.data import bdd100k
 from bench.data.bdd100k import Dataset, Frame
+from bench.eval import panels
 from bench.eval.evaluate import Evaluation, evaluate
+from bench.intervals import resampled
 from bench.model.build import build, losses
 from bench.model.sync_norm import synchronised
 from bench.provenance import begin, now
@@ -78,9 +80,12 @@ def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) 
     found = evaluate(model, val, protocol.input, protocol.optim.batch, home / state.SCORED)
 
     found.save(home / "preds")
+    panels.keep(model, val, protocol.input, protocol.optim.batch, home)
     with whole(home / "model.safetensors") as unfinished:
         save_file(model.state_dict(), unfinished)
-    write_json(home / "result.json", result(order, found, stages, started))
+    record = result(order, found, stages, started)
+    resampled(home, record)
+    write_json(home / "result.json", record)
 
 
 def training_frames(

@@ -1,5 +1,6 @@
 """One cell of the store, with everything that is known of it; and its log."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError
+from bench.again import again
 from bench.failure import cause
+from bench.intervals import FEW, resampled
 from bench.status import Stored, line
 from bench.store import error_of, handed_to, owner, read_json, read_lines, read_result, state
 
@@ -28,28 +31,35 @@ def facts(one: Stored) -> dict[str, Any]:
         "attempts": read_lines(home / "attempts.jsonl"),
         "load_report": _load_report(home),
         "result": result,
+        "intervals": _intervals(home, result) if result else None,
         "error": _why(home, happened) if happened else None,
     }
 
 
 def text(known: dict[str, Any]) -> Iterator[str]:
     """Yield the lines that a person reads of `facts`."""
-    order, result = known["order"], known["result"]
     yield f"{known['cell']}: {known['state']}"
-    for title, lines in (
+    for title, lines in sections(known):
+        yield ""
+        yield title
+        yield from (f"  {name:<30} {value}" if name else value for name, value in lines)
+
+
+def sections(known: dict[str, Any]) -> list[tuple[str, "Lines"]]:
+    """Return `facts` as sections of lines (name, value), those that have any."""
+    order, result = known["order"], known["result"]
+    found = [
         ("where", _where(known)),
         ("weights", _weights(order, known["load_report"])),
         ("data", _data(order)),
         ("values", _flat(order.get("resolved", {}))),
         ("attempts", _attempts(known["attempts"])),
+        ("again", [("command", again(order))] if order else []),
         ("stages", _stages(result["stages"]) if result else []),
-        ("scores", _scores(result) if result else []),
+        ("scores", _scores(result, known["intervals"]) if result else []),
         ("failed", _failure(known["error"]) if known["error"] else []),
-    ):
-        if lines:
-            yield ""
-            yield title
-            yield from (f"  {name:<30} {value}" if name else value for name, value in lines)
+    ]
+    return [(title, lines) for title, lines in found if lines]
 
 
 def log_of(home: Path) -> Path | None:
@@ -189,13 +199,37 @@ def _stages(stages: list[dict[str, Any]]) -> Lines:
     ]
 
 
-def _scores(result: dict[str, Any]) -> Lines:
-    constant = result.get("constant", {})
-    lines: Lines = []
+def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the 95 % intervals over images by metric, the images by task, and what is unknown."""
+    found = resampled(home, result)
+    return {
+        "metrics": {m: {"low": found.low[m], "high": found.high[m]} for m in found.low},
+        "images": {task: asdict(one) for task, one in found.images.items()},
+        "unknown": found.unknown,
+    }
+
+
+def _scores(result: dict[str, Any], intervals: dict[str, Any]) -> Lines:
+    from reports.compare import points
+
+    constant, lines = result.get("constant", {}), Lines()
     for name, value in result["metrics"].items():
-        best = constant.get(name)
-        beside = "" if best is None else f"   (best constant prediction {best:.1f})"
-        lines.append((name, ("does not exist" if value is None else f"{value:.1f}") + beside))
+        ends, best = intervals["metrics"].get(name), constant.get(name)
+        error = (ends["high"] - ends["low"]) / 4 if ends else math.nan
+        shown = "does not exist" if value is None else points(value, error)
+        if ends:
+            low, high = (points(ends[end], error) for end in ("low", "high"))
+            shown += f"   95 % interval {low} to {high}"
+        if best is not None:
+            shown += f"   (best constant prediction {best:.1f})"
+        lines.append((name, shown))
+    for task, images in intervals["images"].items():
+        few = [f"{k} {n:,}" for k, n in images["shown"].items() if 0 < n <= FEW]
+        rare = f"; only few show {', '.join(few)}: intervals may be too narrow" if few else ""
+        lines.append((f"{task}, validation images", f"{images['count']:,}{rare}"))
+    lines += [(f"{task}, no interval", why) for task, why in intervals["unknown"].items()]
+    if intervals["metrics"]:
+        lines.append(("an interval", "is over other images for this network, not over trainings"))
     return lines
 
 

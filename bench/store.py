@@ -10,6 +10,8 @@
         attempts.jsonl     when, where and with which code each attempt was started
         load_report.json   what became of every tensor of the weight file
         preds/             per-image statistics
+        panels.json        a few validation frames as pictures (see bench/eval/panels.py)
+        resampled.npz      scores on resampled images (see bench/intervals.py)
         error.txt          why the last attempt failed
         model.safetensors  the trained model
         result.json        written last, renamed into place

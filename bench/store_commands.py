@@ -1,4 +1,4 @@
-"""The verbs that look after a store: status, show, logs, cancel, retry, track, doctor, selftest."""
+"""The verbs that read a store and look after it: status, show, compare, logs, cancel, retry, …"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WATCH_S = 2.0
 
 def add_to(group: click.Group) -> None:
     """Add these verbs to the command."""
-    for command in (status, show, logs, cancel, retry, track, doctor, selftest):
+    for command in (status, show, compare, logs, cancel, retry, track, doctor, selftest):
         group.add_command(command)
 
 
@@ -130,6 +130,33 @@ def show(cell: str, as_json: bool, **chosen: Any) -> None:
 
 
 @click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@selectors
+@AS_JSON
+def compare(first: str, second: str, as_json: bool, **chosen: Any) -> None:
+    """Say which of A and B is better, and how sure that is, from the same validation images.
+
+    A and B are two cells (as for show), two protocols, or two checkpoints; of these all finished
+    cells that the selectors mean are compared with their like. Differences are B less A.
+
+    Example: bench compare pf paf --zoo moco_v2,clip
+    """
+    from bench.compare import compare, table, to_json
+    from bench.display import print_json, say, terminal
+
+    found, notes = compare(store_of(chosen), first, second, wanted(chosen))
+    if as_json:
+        print_json({"comparisons": [to_json(one) for one in found], "notes": notes})
+        return
+    console = terminal()
+    console.print(table(found), markup=False, highlight=False)
+    for title, lines in (("", [one.text for one in found]), ("", notes)):
+        for line in (title, *lines):
+            say(console, line)
+
+
+@click.command()
 @NAMED
 @selectors
 @click.option("-f", "--follow", is_flag=True, help="Go on until the cells are done or have failed.")
@@ -215,7 +242,7 @@ def sync(track: str | None, **chosen: Any) -> None:
 
     Example: bench track sync --track http://127.0.0.1:5000
     """
-    from bench import BenchError, tables
+    from bench import BenchError, artifacts
     from bench.invocations import invocations
     from bench.track import address
     from bench.track import sync as bring
@@ -227,9 +254,9 @@ def sync(track: str | None, **chosen: Any) -> None:
         raise click.UsageError(f"{store.root} is no store: it has no cells.")
     for asked in invocations(store.root):
         try:
-            tables.write(asked)
+            artifacts.write(asked)
         except (BenchError, ZooError, ReportError) as error:  # as of a checkpoint that is gone
-            click.echo(f"{asked.folder}: its tables stay as they were: {error}", err=True)
+            click.echo(f"{asked.folder}: its tables and page stay as they were: {error}", err=True)
     uri = address(track, store.root)
     if uri is None:
         raise click.UsageError("--track off leaves nothing to do.")

@@ -1,4 +1,4 @@
-"""The tables of a request, from the store; and as files beside an invocation."""
+"""The tables of a request, from the store; and what an invocation asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.grids import Request, cells, lines, numbers, shown
 from bench.paper_tables import PAPER_TABLES
 from bench.plan import Place
 from bench.results import constants, rows
-from bench.store import Store, write_text
+from bench.store import Store
 from reports.paper import beside, papers_tables
 from reports.render import render
 from reports.rows import Part, by_rows
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from bench.cell import Cell
     from bench.invocations import Invocation
-
-FILES = {"markdown": "md", "latex": "tex", "csv": "csv"}
 
 
 def tables(
@@ -136,20 +134,6 @@ def say_stale(found: Mapping[str, Table]) -> None:
     """Name what is left out of tables as stale."""
     for name in dict.fromkeys(name for table in found.values() for name in table.stale):
         click.echo(f"stale, left out: {name}", err=True)
-
-
-def write(asked: Invocation) -> None:
-    """Write the tables of an invocation beside it, as they are now."""
-    place = place_of(asked)
-    homes = [place.store.folder(name) for name in asked.cells]
-    orders = place.store.orders()
-    exactly = {orders[home]["address"]: home for home in homes if home in orders}
-    found = tables(request_of(asked), place.store, root=place.root, exactly=exactly)
-    for form, suffix in FILES.items():
-        for name, table in found.items():
-            file, text = asked.folder / f"{name}.{suffix}", render(table, form)
-            if not file.exists() or file.read_text() != text:
-                write_text(file, text)
 
 
 def request_of(asked: Invocation) -> Request:

@@ -293,6 +293,7 @@ def _experiment(client: "MlflowClient", uri: str, store: Path) -> Any:
             tags={
                 "mlflow.experiment.primaryMetric.name": f"final/{PRIMARY[0]}",
                 "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+                "mlflow.experimentKind": "custom_model_development",  # opens with its runs
             },
         )
         found = client.get_experiment_by_name(EXPERIMENT)

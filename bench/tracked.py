@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from bench import BenchError
 from bench.failure import cause
-from bench.invocations import Invocation
+from bench.invocations import FILE, Invocation
 from bench.store import read_json, read_lines, read_result, state
+from reports.paper import published_row
 
 CELL_TAG, INVOCATION_TAG = "bench.cell_id", "bench.invocation_id"
 STATUS = {"done": "FINISHED", "running": "RUNNING", "failed": "FAILED", "preempted": "KILLED"}
@@ -90,18 +91,19 @@ def of_cell(folder: Path) -> Tracked | None:
 
 
 def of_invocation(asked: Invocation) -> Tracked:
-    """Return the parent run of the cells that a `bench run` asked for, with its tables."""
+    """Return the parent run of the cells that a `bench run` asked for: tables, figures, page."""
     store = asked.folder.parent.parent
-    states = Counter(state(store / "cells" / name) for name in asked.cells)
+    homes = [store / "cells" / name for name in asked.cells]
+    states = Counter(map(state, homes))
     counts = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
-    tables = sorted(file for file in asked.folder.iterdir() if file.name.startswith("table"))
+    shown = sorted(file for file in asked.folder.glob("[!.]*") if file.name != FILE)
     return Tracked(
         kind=INVOCATION_TAG,
         name=f"{len(asked.cells)} cells · {asked.begun[:16].replace('T', ' ')}",
         status=_together(states),
         start_ms=milliseconds(asked.begun),
-        end_ms=None,
-        digest=_digest(asked.folder, [file.name for file in tables]),
+        end_ms=_last_ms(homes) if set(states) == {"done"} else None,
+        digest=_digest(asked.folder, [file.name for file in shown]),
         params={},
         tags={
             INVOCATION_TAG: asked.id,
@@ -110,7 +112,7 @@ def of_invocation(asked: Invocation) -> Tracked:
             "bench.state": counts,
             "mlflow.note.content": f"`{asked.command[:LONGEST_TAG]}`  \n{counts}",
         },
-        artifacts=tables,
+        artifacts=shown,
     )
 
 
@@ -133,6 +135,11 @@ def _end_ms(folder: Path, now: str, result: dict[str, Any] | None) -> int | None
     if now == "failed":
         return int((folder / "error.txt").stat().st_mtime * 1000)
     return None
+
+
+def _last_ms(homes: Iterable[Path]) -> int:
+    """Return when the last of some finished cells was finished."""
+    return max(int((home / "result.json").stat().st_mtime * 1000) for home in homes)
 
 
 def _together(states: Counter[str]) -> str:
@@ -217,12 +224,25 @@ def _git(origin: dict[str, Any]) -> dict[str, str]:
 
 
 def _note(order: dict[str, Any], result: dict[str, Any] | None) -> str:
-    """Return two lines of Markdown: the main scores, and what they were made of."""
+    """Return two lines of Markdown: the scores beside the paper's, and what they were made of."""
     metrics, weights = (result["metrics"] if result else {}), order["weights"]
     scores = [f"{name} {metrics[name]:.1f}" for name in PRIMARY if metrics.get(name) is not None]
     stand_in = " (stand-in weights ‡: no statement about the real ones)"
     made_of = weights["name"] + (stand_in if weights["stand_in"] else "")
-    return f"**{' · '.join(scores) or 'no scores yet'}**  \ncell {order['key'][:8]}, {made_of}"
+    said = f"**{' · '.join(scores) or 'no scores yet'}**{_published(order)}"
+    return f"{said}  \ncell {order['key'][:8]}, {made_of}"
+
+
+def _published(order: dict[str, Any]) -> str:
+    """Return the paper's values where a cell is one of its Table 2, as the paper has it."""
+    row, resolved = order["weights"]["row"], order["resolved"]
+    protocol = resolved["protocol"]["name"]
+    usual = f"{resolved['zoo']}-{protocol}-disjoint-normal-self-training-s{resolved['seed']}"
+    if order["address"] != usual or not row.get("short"):
+        return ""
+    values = published_row("2", row["label"], protocol)
+    said = [f"{values[name]:.1f}" for name in PRIMARY if name in values]
+    return f" (paper: {' · '.join(said)})" if said else ""
 
 
 def _curves(lines: Iterable[dict[str, Any]], start_ms: int) -> Iterator[Point]:

@@ -8,6 +8,9 @@ A report is a pure function of results: a DataFrame goes in, a text comes out. R
    `cost`: what training took.
 4. `render`: from a `Table` to text; `wording`: what all formats say alike. A file a format:
    `console`, `markdown`, `latex`, `html`, and `data` for CSV and JSON.
+5. `plots`: figures for papers, with what all share in `drawing`; `page`: the one HTML file with
+   figures, the grid, pictures, and where every number is from.
+6. `compare`: how sure a score is, whether two differ, and the words for it.
 
 Importing this package imports neither pandas nor rich.
 """

@@ -32,6 +32,14 @@ def papers_tables() -> tuple[str, ...]:
     return tuple(name.removeprefix("table") for name in _file() if name.startswith("table"))
 
 
+def published_row(number: str, *words: str) -> Mapping[str, float]:
+    """Return the printed values of the row that these words lead to, if there is one."""
+    found = _file().get(f"table{number}", {})
+    for word in words:
+        found = found.get(word, {})
+    return found
+
+
 def beside(table: Table, remarks: tuple[str, ...] = ()) -> Table:
     """Put the published values of a table beside ours; `remarks` are more notes on them."""
     shown = tuple(_with_paper(row, table.number) for row in table.rows)

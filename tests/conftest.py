@@ -24,6 +24,7 @@ REQUIRED = {
     "pdflatex is not installed": "REQUIRE_TEX",
     "the parity environment is not here": "REQUIRE_PARITY",
     "SLURM is not installed": "REQUIRE_SLURM",
+    "chromium is not installed": "REQUIRE_CHROMIUM",
 }
 
 

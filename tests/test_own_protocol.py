@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from bench import tables
+from bench import artifacts
 from bench.cell import Cell
 from bench.grids import Request, cells, teachers
 from bench.invocations import invocations
@@ -69,7 +69,7 @@ def test_it_runs_and_everything_afterwards_knows_it_without_its_file(say, thaw, 
     before = written.read_text()
     assert "thaw" in before
     written.unlink()
-    tables.write(asked)
+    artifacts.write(asked)
     assert written.read_text() == before
     store = ("--store", tmp_path / "runs")
     for chosen in (("--protocol", "thaw"), ()):

@@ -8,11 +8,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from bench.artifacts import write
 from bench.data.classes import TASKS
 from bench.grids import TABLES, Request, cells, lines, shared, table, teachers
 from bench.invocations import Invocation, record
 from bench.store import Store
-from bench.tables import request_of, tables, write
+from bench.tables import request_of, tables
 from protocols import ProtocolError
 from reports.render import render
 from tests import stored

@@ -12,12 +12,15 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from bench import BenchError, invocations, track
 from bench.mirror import Mirror
+from bench.tracked import of_cell
+from protocols.presets import protocol
 from tests import stored
 from tests.conftest import ROOT
 
@@ -230,6 +233,19 @@ def test_tags_say_which_cell_weights_and_code_a_run_shows(mirrored):
     assert "stand-in" in note[1]
 
 
+def test_the_note_has_the_papers_values_where_the_paper_has_that_cell(tmp_path):
+    def note(zoo="moco_v2_200ep", name="paf", **values):
+        one = replace(stored.cell(zoo), protocol=protocol(name), **values)
+        return of_cell(stored.done(tmp_path, one)).tags["mlflow.note.content"].splitlines()[0]
+
+    assert note() == "**sem/mIoU 31.2 · driv/mIoU 62.5** (paper: 61.2 · 83.8 · 26.1)  "
+    assert "(paper: 10.3 · 73.4 · 26.0)" in note(name="pf", seed=3)
+    for other in (note("moco_v2_800ep"), note(name="lv"), note(setting="full")):
+        assert "paper" not in other
+    tiny = of_cell(stored.done(tmp_path))
+    assert "paper" not in tiny.tags["mlflow.note.content"]
+
+
 def test_artifacts_lie_in_the_store(mirrored):
     run = of(mirrored, "paf").info
     there = client(track.default_uri(mirrored))
@@ -334,11 +350,12 @@ def test_a_cell_of_another_version_is_passed_by(store):
 # A `bench run` is above its cells
 
 
-def test_a_run_of_bench_is_above_its_cells_with_its_tables(store):
+def test_a_run_of_bench_is_above_its_cells_with_its_tables_figures_and_page(store):
     homes = [stored.done(store), stored.done(store, PF)]
     asked = ask(store, *homes)
-    for suffix in ("md", "tex", "csv"):
-        (asked.folder / f"table2.{suffix}").write_text("| 31.2 |")
+    shown = ("table2.md", "table2.tex", "table2.csv", "arrows.svg", "page.html")
+    for name in shown:
+        (asked.folder / name).write_text("| 31.2 |")
     mirror(store, *homes)
     (parent,) = (
         r for r in all_runs(track.default_uri(store)) if "bench.invocation_id" in r.data.tags
@@ -349,9 +366,8 @@ def test_a_run_of_bench_is_above_its_cells_with_its_tables(store):
     assert parent.info.status == "FINISHED"
     assert "bench run --zoo moco_v2" in parent.data.tags["mlflow.note.content"]
     there = client(track.default_uri(store))
-    assert {one.path for one in there.list_artifacts(parent.info.run_id)} == {
-        *("table2.md", "table2.tex", "table2.csv")
-    }
+    assert {one.path for one in there.list_artifacts(parent.info.run_id)} == {*shown}
+    assert parent.info.end_time >= max(run.info.end_time for run in runs(store).values())
 
 
 def test_the_same_cells_asked_for_again_are_the_same_run_of_bench(store):

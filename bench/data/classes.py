@@ -49,6 +49,17 @@ DRIV_OF_2018 = (2, 0, 1)
 
 CLASSES = {"sem": SEM, "driv": DRIV, "det": DET}
 
+# The colours in which maps are drawn, RGB; those of sem are Cityscapes', as its classes are.
+COLORS = {
+    "sem": (
+        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
+        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
+        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
+        *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
+    ),
+    "driv": ((219, 94, 86), (86, 180, 233), (0, 0, 0)),
+}
+
 # Other spellings of the ten detection classes (2018 release, Scalabel).
 DET_ALIASES = {
     "bike": "bicycle",

@@ -5,47 +5,46 @@ is void: the prediction is missing or outside the classes, so the pixel is a mis
 a false alarm of none. Pixels whose ground truth is 255 are in no row. Matrices of images add up.
 Scores are percentages, NaN where nothing is labelled.
 
-Legend: `K` classes, `K+1` the classes and void.
+Legend: `B` matrices side by side, `K` classes, `K+1` the classes and void.
 Sources: bdd100k/bdd100k `eval/seg.py` (toolkit 1.0.1), detectron2 `SemSegEvaluator`.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from numpy.typing import ArrayLike
 
 from bench.data.classes import DRIV
 
 BACKGROUND = DRIV.index("background")
 
 
-def iou_per_class(confusion: Int64[np.ndarray, "K K+1"]) -> Float64[np.ndarray, "K"]:
+def iou_per_class(confusion: Int64[np.ndarray, "*B K K+1"]) -> Float64[np.ndarray, "*B K"]:
     """Intersection over union of every class; NaN for a class that the ground truth never shows."""
-    right = np.diagonal(confusion)
-    labelled = confusion.sum(axis=1)
-    union = labelled + confusion.sum(axis=0)[:-1] - right
-    absent = np.full(len(confusion), np.nan)
-    return np.divide(100.0 * right, union, out=absent, where=labelled > 0)
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    labelled = confusion.sum(axis=-1)
+    union = labelled + confusion.sum(axis=-2)[..., :-1] - right
+    return _over(100.0 * right, np.where(labelled > 0, union, 0))
 
 
-def miou(confusion: Int64[np.ndarray, "K K+1"]) -> float:
+def miou(confusion: Int64[np.ndarray, "*B K K+1"]) -> Float64[np.ndarray, "*B"]:
     """Mean IoU over the classes that the ground truth shows."""
     return mean_of_present(iou_per_class(confusion))
 
 
-def pixel_accuracy(confusion: Int64[np.ndarray, "K K+1"]) -> float:
+def pixel_accuracy(confusion: Int64[np.ndarray, "*B K K+1"]) -> Float64[np.ndarray, "*B"]:
     """Share of the labelled pixels that are predicted right (the paper's pACC)."""
-    labelled = int(confusion.sum())
-    return 100.0 * int(np.trace(confusion)) / labelled if labelled else math.nan
+    right = np.trace(confusion, axis1=-2, axis2=-1)
+    return _over(100.0 * right, confusion.sum(axis=(-2, -1)))
 
 
-def sem_metrics(confusion: Int64[np.ndarray, "K K+1"]) -> dict[str, float]:
+def sem_scores(confusion: Int64[np.ndarray, "*B K K+1"]) -> dict[str, Float64[np.ndarray, "*B"]]:
     """The scores of semantic segmentation."""
     return {"sem/mIoU": miou(confusion), "sem/pACC": pixel_accuracy(confusion)}
 
 
-def driv_metrics(confusion: Int64[np.ndarray, "3 4"]) -> dict[str, float]:
+def driv_scores(confusion: Int64[np.ndarray, "*B 3 4"]) -> dict[str, Float64[np.ndarray, "*B"]]:
     """The scores of drivable area, by the three rules that are in use for its background.
 
     `driv/mIoU` and `driv/pACC` treat background as a class like the others: the paper's numbers.
@@ -54,13 +53,24 @@ def driv_metrics(confusion: Int64[np.ndarray, "3 4"]) -> dict[str, float]:
     truth background is dropped before counting, so drivable area claimed on it costs nothing.
     """
     drivable_only = confusion.copy()
-    drivable_only[BACKGROUND] = 0
+    drivable_only[..., BACKGROUND, :] = 0
+    drivable = np.delete(iou_per_class(confusion), BACKGROUND, axis=-1)
     return {
         "driv/mIoU": miou(confusion),
         "driv/pACC": pixel_accuracy(confusion),
-        "driv/mIoU_fg": mean_of_present(np.delete(iou_per_class(confusion), BACKGROUND)),
+        "driv/mIoU_fg": mean_of_present(drivable),
         "driv/mIoU_official": miou(drivable_only),
     }
+
+
+def sem_metrics(confusion: Int64[np.ndarray, "K K+1"]) -> dict[str, float]:
+    """The scores of semantic segmentation of one matrix, as `sem_scores` has them."""
+    return {name: float(score) for name, score in sem_scores(confusion).items()}
+
+
+def driv_metrics(confusion: Int64[np.ndarray, "3 4"]) -> dict[str, float]:
+    """The scores of drivable area of one matrix, as `driv_scores` has them."""
+    return {name: float(score) for name, score in driv_scores(confusion).items()}
 
 
 def best_constant(
@@ -79,7 +89,13 @@ def best_constant(
     return commonest, metrics(constant)
 
 
-def mean_of_present(scores: Float64[np.ndarray, "..."]) -> float:
-    """Mean of the scores that are not NaN; NaN where none is left."""
-    present = scores[~np.isnan(scores)]
-    return float(present.mean()) if present.size else math.nan
+def mean_of_present(scores: Float64[np.ndarray, "*B K"]) -> Float64[np.ndarray, "*B"]:
+    """Mean over the last axis of the scores that are not NaN; NaN where none is left."""
+    present = ~np.isnan(scores)
+    return _over(np.where(present, scores, 0.0).sum(axis=-1), present.sum(axis=-1))
+
+
+def _over(part: ArrayLike, whole: ArrayLike) -> np.ndarray:
+    """Return the quotient; NaN where the whole is nothing."""
+    some = np.asarray(whole) > 0
+    return np.divide(part, whole, out=np.full(some.shape, np.nan), where=some)

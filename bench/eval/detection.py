@@ -8,48 +8,24 @@ classes without ground truth stay out of the mean. Scores are percentages.
 Boxes have continuous edges, so that a width is x2 - x1. BDD100K's `box2d` names the last pixel that
 is still inside, in ground truth and predictions alike: its x2 and y2 become x2 + 1 and y2 + 1.
 
-Legend: `N` boxes of one image, `K` classes, `T` IoU thresholds.
+Legend: `K` classes, `T` IoU thresholds.
 Source: scalabel/scalabel `eval/detect.py`, `label/to_coco.py`.
 """
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Float64
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from bench import BenchError
 from bench.data.classes import DET
+from bench.eval.ap import ANY_AREA, IOU_THRESHOLDS, MAX_DETECTIONS, Detections, Truth, det_scores
 from bench.eval.confusion import mean_of_present
-
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-MAX_DETECTIONS = 100
-ANY_AREA = [0.0, 1e10]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truth:
-    """The annotated boxes of one image; `classes` count from 0, `crowd` marks regions to ignore."""
-
-    name: str
-    boxes_xyxy: Float[np.ndarray, "N 4"]
-    classes: Integer[np.ndarray, "N"]
-    crowd: Bool[np.ndarray, "N"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detections:
-    """The predicted boxes of one image; `classes` count from 0."""
-
-    name: str
-    boxes_xyxy: Float[np.ndarray, "N 4"]
-    classes: Integer[np.ndarray, "N"]
-    scores: Float[np.ndarray, "N"]
 
 
 def det_metrics(
@@ -61,13 +37,8 @@ def det_metrics(
     `BenchError` where two entries of `truth` have one name.
     """
     precision = average_precision(truth, detections, len(DET))
-    metrics = {
-        "det/mAP": mean_of_present(precision),
-        "det/AP50": mean_of_present(precision[:, 0]),
-        "det/AP75": mean_of_present(precision[:, 5]),
-    }
-    per_class = {name: mean_of_present(row) for name, row in zip(DET, precision, strict=True)}
-    return metrics, per_class
+    metrics = {name: float(score) for name, score in det_scores(precision).items()}
+    return metrics, dict(zip(DET, mean_of_present(precision).tolist(), strict=True))
 
 
 def average_precision(
@@ -88,7 +59,7 @@ def average_precision(
             "bbox",
         )
         evaluation.params.iouThrs = IOU_THRESHOLDS
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [ANY_AREA], ["all"]
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [list(ANY_AREA)], ["all"]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()

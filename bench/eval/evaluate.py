@@ -23,6 +23,7 @@ from bench.data.bdd100k import Frame
 from bench.data.classes import CLASSES
 from bench.data.loader import test_batches
 from bench.data.sample import Sample
+from bench.eval.ap import match
 from bench.eval.confusion import best_constant, driv_metrics, sem_metrics
 from bench.eval.detection import Detections, Truth, det_metrics
 from bench.eval.segmentation import confusion
@@ -62,7 +63,10 @@ class Evaluation:
         return scores
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return what was found as arrays: names and confusions, or boxes by image, by task."""
+        """Return what was found as arrays: names and confusions, or boxes by image, by task.
+
+        Images with boxes come in the order of their names, others in that of the frames.
+        """
         arrays = {
             task: {
                 "names": np.array(list(matrices), dtype=np.str_),
@@ -73,10 +77,11 @@ class Evaluation:
         if not self.detections:
             return arrays
         fields = ("boxes_xyxy", "classes", "scores")
+        images = sorted(self.detections, key=lambda image: image.name)
         arrays["det"] = {
-            "names": np.array([found.name for found in self.detections], dtype=np.str_),
-            "count": np.array([len(found.scores) for found in self.detections]),
-            **{f: np.concatenate([getattr(found, f) for found in self.detections]) for f in fields},
+            "names": np.array([image.name for image in images], dtype=np.str_),
+            "count": np.array([len(image.scores) for image in images]),
+            **{f: np.concatenate([getattr(image, f) for image in images]) for f in fields},
         }
         return arrays
 
@@ -103,9 +108,15 @@ class Evaluation:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write `sem.npz`, `driv.npz` (names, confusions) and `det.npz` (boxes by image)."""
+        """Write `sem.npz`, `driv.npz` (names, confusions) and `det.npz` (boxes by image).
+
+        Beside the boxes is what became of each, so that AP can be computed without the data.
+        """
         folder.mkdir(exist_ok=True)
-        for task, columns in self.arrays().items():
+        arrays = self.arrays()
+        if self.truth:
+            arrays["det"] |= match(self.truth, self.detections, len(CLASSES["det"])).columns()
+        for task, columns in arrays.items():
             with whole(folder / f"{task}.npz") as unfinished, unfinished.open("wb") as stream:
                 np.savez_compressed(stream, allow_pickle=False, **columns)
 
