@@ -48,7 +48,7 @@ def make_batch(images: int, size_hw: tuple[int, int], seed: int = 0) -> Batch:
     boxes = torch.cat((low, low + sides), dim=-1) * torch.tensor([width, height] * 2)
     return Batch(
         names=tuple(map(str, range(images))),
-        images=drawn(256, images, 3, height, width).byte(),
+        images=drawn(256, images, height, width, 3).byte().permute(0, 3, 1, 2),  # as collated
         sizes_hw=torch.tensor([size_hw] * images),
         sem=label_map("sem"),
         driv=label_map("driv"),

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bench import dist
 from bench.data.classes import IGNORE
-from bench.model.focal import focal, focal_either_way
+from bench.model.focal import focal_either_way
+from bench.model.mask_sums import mask_sums
 from bench.model.matching import Pairs, Question, match
 
 
@@ -108,20 +109,23 @@ class MaskFormerLoss:
         classes = torch.arange(logits.shape[-1] - 1, device=labels.device)
         inside = (small == classes[:, None]).float()
         counted = self._counted(small).float()
-        flat = masks.flatten(3)
-        as_inside, as_outside = focal_either_way(flat)
-        probability = flat.sigmoid()
-        focal_cost = _over_pixels(as_inside - as_outside, inside)
-        focal_cost += _over_pixels(as_outside, counted)
+        # Layer by layer, for all of them at once would be written to memory and read again.
+        by_layer = [self._mask_cost(layer.flatten(2), inside, counted) for layer in masks]
+        return torch.stack(by_layer) - self.ce_weight * logits.softmax(-1)[..., :-1]
+
+    def _mask_cost(
+        self,
+        masks: Float[Tensor, "B Q P"],
+        inside: Float[Tensor, "B K P"],
+        counted: Float[Tensor, "B 1 P"],
+    ) -> Float[Tensor, "B Q K"]:
+        as_inside, as_outside = focal_either_way(masks)
+        focal_cost = as_outside @ counted.mT + as_inside.sub_(as_outside) @ inside.mT
+        probability = masks.sigmoid()
+        sizes = probability @ counted.mT + inside.sum(-1)[:, None]
+        dice_cost = dice(probability @ inside.mT, sizes)
         pixels = counted.sum(-1)[:, None].clamp(min=1)
-        sizes = _over_pixels(probability, counted) + inside.sum(-1)[:, None]
-        dice_cost = dice(_over_pixels(probability, inside), sizes)
-        class_cost = -logits.softmax(-1)[..., :-1]
-        return (
-            self.ce_weight * class_cost
-            + self.focal_weight * focal_cost / pixels
-            + self.dice_weight * dice_cost
-        )
+        return self.focal_weight * focal_cost / pixels + self.dice_weight * dice_cost
 
     def _counted(self, labels: UInt8[Tensor, "..."]) -> Bool[Tensor, "..."]:
         if self.mask_ignore == "maskformer":
@@ -147,21 +151,13 @@ class MaskFormerLoss:
         if not len(pairs.images):
             nothing = masks.sum((2, 3))
             return nothing, nothing
-        # Pixels first, masks last: resizing and its gradient are 20 times faster so on a CPU.
-        sized = masks.contiguous(memory_format=torch.channels_last)
-        if self.size == "full":
-            sized = F.interpolate(sized, size=labels.shape[1:], mode="bilinear")
-        else:
+        if self.size == "quarter":
             labels = _shrunk(labels, masks)
-        logits = sized.permute(0, 2, 3, 1).flatten(1, 2)
         truth = labels.flatten(1)[pairs.images].T.contiguous()
-        counted = self._counted(truth).float()
-        inside = (truth == pairs.targets[:, None]).float()
-        probability = logits.sigmoid()
-        focal_mean = (focal(logits, inside) * counted).sum(1) / counted.sum(0).clamp(min=1)
-        overlap = (probability * inside).sum(1)
-        sizes = (probability * counted).sum(1) + inside.sum(1)
-        return focal_mean, dice(overlap, sizes)
+        counted = self._counted(truth).to(masks.dtype)
+        size_hw = (labels.shape[1], labels.shape[2])
+        focal_sum, overlap, sizes = mask_sums(masks, truth, pairs.targets, counted, size_hw)
+        return focal_sum / counted.sum(0).clamp(min=1), dice(overlap, sizes)
 
 
 def _shrunk(
@@ -180,10 +176,3 @@ def _present(labels: UInt8[Tensor, "B H W"], classes: int) -> Bool[Tensor, "B K"
     """Which classes an image has a pixel of."""
     seen = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
     return seen.scatter_(1, labels.flatten(1).long(), True)[:, :classes]
-
-
-def _over_pixels(
-    values: Float[Tensor, "L B Q P"], of: Float[Tensor, "B K P"]
-) -> Float[Tensor, "L B Q K"]:
-    """The sum of `values` over the pixels of each map of `of`."""
-    return torch.einsum("lbqp,bkp->lbqk", values, of)
