@@ -64,7 +64,8 @@ class _MaskSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, focal: Tensor, overlap: Tensor, sizes: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:  # pyright: ignore: the decorator
+        focal, overlap, sizes = upstream
         masks, truth, classes, counted = ctx.saved_tensors
         gradient = torch.empty_like(masks)
         for layer, mask in enumerate(masks):

@@ -1,14 +1,13 @@
 """What a training step asks of a device: how it is asked, how often, and how much arithmetic."""
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.model.build import losses
 from bench.train.engine import take_step
 from bench.train.optim import adamw
 from benchmarks.cases import make_batch, make_model
 from benchmarks.counting import Calls, Waits
+from benchmarks.counts import operations
 from benchmarks.plain import Plain
 from protocols.presets import protocol
 
@@ -19,16 +18,8 @@ GIGAFLOP = {"finetune": 2101.2, "adapt": 1379.7, None: 701.9}
 
 @pytest.mark.parametrize("stage", GIGAFLOP, ids=str)
 def test_an_image_takes_the_arithmetic_that_it_must(stage):
-    paper = protocol("paf")
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model = make_model(paper)
-        learns = next((one.learns for one in paper.stages if one.name == stage), ())
-        model.learn(learns)
-        images = torch.zeros(1, 3, 736, 1280, dtype=torch.uint8)
-        outputs = model(images, torch.zeros(1, 2, dtype=torch.long))
-        if stage:
-            sum(x.sum() for head in outputs.values() for x in head.values()).backward()
-    assert counter.get_total_flops() / 1e9 == pytest.approx(GIGAFLOP[stage], rel=1e-3)
+    learns = {one.name: one.learns for one in protocol("paf").stages}.get(stage, ())
+    assert operations("paper", learns, (736, 1280)) == pytest.approx(GIGAFLOP[stage], rel=1e-3)
 
 
 @pytest.fixture(scope="module")
