@@ -7,7 +7,7 @@ in colours that follow the theme.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 STAGES = ("C2", "C3", "C4", "C5")
+WORST_FIRST = ("failed", "running", "pending", "done")
 # A figure's colours by the names that the page's style gives them.
 NAMES = {
     INK: "ink",
@@ -56,7 +57,7 @@ FIGURES = {
         "nav": "pf → paf",
         "title": "From pretrain-finetune to pretrain-adapt-finetune",
         "text": "One way a checkpoint and task: what an adapt stage before finetuning changes, at "
-        "the same number of epochs.",
+        "the same number of epochs. Whether it is more than chance: bench compare pf paf.",
     },
     "curves": {
         "nav": "Curves",
@@ -217,7 +218,7 @@ def _row(cells: list[Cell], causes: Mapping[str, int]) -> Row:
 def _line(row: Row, cells: list[Cell], kind: str, widest: float) -> dict[str, Any]:
     """Return a line of the grid: of one cell, or of all seeds (`kind` is cell or mean)."""
     first, seconds = cells[0], _mean(cells, "seconds")
-    scales = [_mean(cells, stage) for stage in STAGES]
+    scales, states = [_mean(cells, stage) for stage in STAGES], [cell["state"] for cell in cells]
     named = zip(STAGES, scales, strict=True)
     return {
         "kind": kind,
@@ -227,7 +228,8 @@ def _line(row: Row, cells: list[Cell], kind: str, widest: float) -> dict[str, An
         "seeds": int(first["seed"]) if kind == "cell" else len(cells),
         "entries": [_entry(row, entry) for entry in row.entries],
         "all_keys": " ".join(cell["key"] for cell in cells if isinstance(cell["key"], str)),
-        "state": _states(cell["state"] for cell in cells),
+        "state": min(states, key=WORST_FIRST.index),
+        "said": states[0] if len({*states}) == 1 else f"{states.count('done')} of {len(cells)}",
         "seconds": seconds,
         "took": duration(seconds),
         "scales": [
@@ -260,12 +262,6 @@ def _mean(cells: list[Cell], column: str) -> float | None:
     return round(fmean(known), 3) if known else None
 
 
-def _states(states: Iterable[str]) -> str:
-    """Return the state of some cells in a word, the worst first."""
-    there = set(states)
-    return next(name for name in ("failed", "running", "pending", "done") if name in there)
-
-
 def _summary(results: "DataFrame") -> Iterator[dict[str, Any]]:
     """Yield for each task its best row, and what `paf` changes on the mean over checkpoints."""
     done = results[results["state"] == "done"]
@@ -285,7 +281,6 @@ def _summary(results: "DataFrame") -> Iterator[dict[str, Any]]:
             "label": known[known["zoo"] == zoo]["label"].iloc[0],
             "protocol": protocol,
             "pairs": len(both),
-            "rise": float(rises.mean()) if len(both) else 0.0,
             "said": wording.signed(float(rises.mean())) if len(both) else "",
             "better": int((rises > 0).sum()),
             "mark": STAND_IN if known["stand_in"].any() else "",

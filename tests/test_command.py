@@ -115,6 +115,7 @@ def test_a_whole_grid_runs_is_shown_and_is_not_run_again(say, streets, new_store
             "load_report.json",
             "model.safetensors",
             "preds",
+            "panels.json",
             "progress.jsonl",
             "resampled.npz",
             "result.json",
