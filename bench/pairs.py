@@ -108,8 +108,6 @@ def _cell(store: Store, text: str, there: Sequence[Cell]) -> Finished:
 
 def _named(first: Finished, second: Finished) -> Pair:
     """Return a pair of any two cells, named by what is different."""
-    if first.home == second.home:
-        raise BenchError(f"{first.home.name} is compared with itself. Give two cells.")
     told = [_fields(first.cell), _fields(second.cell)]
     names = [" ".join(v for k, v in one.items() if told[0][k] != told[1][k]) for one in told]
     if names[0] == names[1]:  # other values, weights or data
@@ -209,7 +207,9 @@ def _places(kind: str, cells: Sequence[Cell]) -> list[str]:
 
 
 def _check_alike(first: Finished, second: Finished) -> None:
-    """Raise `BenchError` where scores of two cells cannot mean the same."""
+    """Raise `BenchError` where two cells are one, or their scores cannot mean the same."""
+    if first.home == second.home:
+        raise BenchError(f"{first.home.name} is compared with itself. Give two that differ.")
     a, b = first.order, second.order
     names = f"{first.home.name} and {second.home.name}"
     if a["version"] != b["version"]:

@@ -173,6 +173,7 @@ def test_mistakes_are_one_line_that_says_what_would_be_right(say, store):
     home = next((store / "cells").iterdir())
     begun = stored.begun(store, stored.cell(zoo="byol_deepmind"))
     assert "compared with itself" in refused(say, home.name, home.name)
+    assert "compared with itself" in refused(say, "clip", "clip_rn50")
     assert "Give two cells, two protocols or two checkpoints" in refused(say, "pf", "clip")
     assert "Protocols and checkpoints there: byol_deepmind, clip_rn50" in refused(say, "x", "y")
     assert "'paff' is neither" in refused(say, "pf", "paff")

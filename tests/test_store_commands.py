@@ -532,9 +532,8 @@ def test_tables_of_a_checkpoint_that_is_gone_stay_and_the_rest_is_mirrored(say, 
     )
     code, out, err = say("track", "sync")
     assert (code, out) == (0, f"sqlite:///{store}/mlflow.db: 2 runs changed.\n")
-    assert (
-        f"{asked.folder}: its tables and page stay as they were: Unknown checkpoint 'gone'." in err
-    )
+    stay = "its tables and page stay as they were"
+    assert f"{asked.folder}: {stay}: Unknown checkpoint 'gone'." in err
 
 
 def test_track_refuses_what_is_no_store(say, store):

@@ -15,7 +15,7 @@ from bench.model.build import build, losses
 from bench.ranks import together
 from bench.run import run_cell
 from bench.selftest import compare
-from bench.train.engine import _step
+from bench.train.engine import take_step
 from protocols.presets import protocol
 from protocols.schemes import ONE_TASK, order_of
 from protocols.stages import PARTS
@@ -102,7 +102,9 @@ def three_steps(shelf, streets, to):
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.size() > 1 else model
     order, frames = ordered(streets, "round-robin")
     parts = islice(training_batches(order, frames, value.input, start=0), 3)
-    rows = [_step(network, losses(value, TASKS), optimiser, value.optim, part) for part in parts]
+    rows = [
+        take_step(network, losses(value, TASKS), optimiser, value.optim, part) for part in parts
+    ]
     if dist.rank() == 0:
         torch.save({"rows": torch.stack(rows), **model.state_dict()}, to)
 
@@ -132,7 +134,7 @@ def test_cut_off_it_ends_as_the_run_left_in_peace(streets, new_store, monkeypatc
     )
     run_cell(str(whole))
     with monkeypatch.context() as patched:
-        at_call(patched, bench.train.engine, "_step", 5, pull_the_plug)
+        at_call(patched, bench.train.engine, "take_step", 5, pull_the_plug)
         with pytest.raises(Cut):
             run_cell(str(home))
     run_cell(str(home))

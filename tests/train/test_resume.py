@@ -9,8 +9,7 @@ import pytest
 
 import bench.eval.evaluate
 import bench.train.engine
-from bench.eval.ap import Matches, average_precision
-from bench.eval.confusion import mean_of_present
+from bench.eval.ap import Matches, average_precision, det_scores
 from bench.eval.evaluate import Evaluation
 from bench.run import run_cell
 from bench.selftest import compare
@@ -51,11 +50,11 @@ def test_cut_off_before_any_step_it_goes_on_from_the_last_one_saved(
     whole, home, monkeypatch, every_step, step
 ):
     with monkeypatch.context() as patch:
-        at_call(patch, bench.train.engine, "_step", step, pull_the_plug)
+        at_call(patch, bench.train.engine, "take_step", step, pull_the_plug)
         with pytest.raises(Cut):
             run_cell(str(home))
     assert state(home) == "failed"
-    taken = at_call(monkeypatch, bench.train.engine, "_step", 0, pull_the_plug)
+    taken = at_call(monkeypatch, bench.train.engine, "take_step", 0, pull_the_plug)
     run_cell(str(home))
     assert len(taken) == STEPS - (step - 1)
     assert compare(whole, home) == []
@@ -63,10 +62,10 @@ def test_cut_off_before_any_step_it_goes_on_from_the_last_one_saved(
 
 def test_without_a_save_in_between_an_epoch_is_taken_again(whole, home, monkeypatch):
     with monkeypatch.context() as patch:
-        at_call(patch, bench.train.engine, "_step", 8, pull_the_plug)
+        at_call(patch, bench.train.engine, "take_step", 8, pull_the_plug)
         with pytest.raises(Cut):
             run_cell(str(home))
-    taken = at_call(monkeypatch, bench.train.engine, "_step", 0, pull_the_plug)
+    taken = at_call(monkeypatch, bench.train.engine, "take_step", 0, pull_the_plug)
     run_cell(str(home))
     assert len(taken) == STEPS - 5
     assert compare(whole, home) == []
@@ -75,12 +74,12 @@ def test_without_a_save_in_between_an_epoch_is_taken_again(whole, home, monkeypa
 @pytest.mark.parametrize("step", [1, 5, 7])
 def test_asked_to_stop_it_takes_its_step_saves_and_is_no_failure(whole, home, monkeypatch, step):
     with monkeypatch.context() as patch:
-        at_call(patch, bench.train.engine, "_step", step, stop.ask)
+        at_call(patch, bench.train.engine, "take_step", step, stop.ask)
         with pytest.raises(stop.Stopped):
             run_cell(str(home))
     assert not (home / "error.txt").exists()
     assert state(home) == "preempted"
-    taken = at_call(monkeypatch, bench.train.engine, "_step", 0, pull_the_plug)
+    taken = at_call(monkeypatch, bench.train.engine, "take_step", 0, pull_the_plug)
     run_cell(str(home))
     assert len(taken) == STEPS - step
     assert compare(whole, home) == []
@@ -90,7 +89,7 @@ def test_asked_to_stop_it_takes_its_step_saves_and_is_no_failure(whole, home, mo
 def test_stopped_after_every_single_step_the_log_is_that_of_one_go(whole, home, monkeypatch):
     for _ in range(STEPS):
         with monkeypatch.context() as patch:
-            at_call(patch, bench.train.engine, "_step", 1, stop.ask)
+            at_call(patch, bench.train.engine, "take_step", 1, stop.ask)
             with pytest.raises(stop.Stopped):
                 run_cell(str(home))
     run_cell(str(home))
@@ -119,7 +118,9 @@ def test_a_validation_is_made_up_for_after_the_last_epoch_too(whole, home, monke
 
 def test_a_validation_that_is_in_the_log_is_not_made_twice(whole, home, monkeypatch):
     with monkeypatch.context() as patch:
-        at_call(patch, bench.train.engine, "_step", 6, pull_the_plug)  # right after a validation
+        at_call(
+            patch, bench.train.engine, "take_step", 6, pull_the_plug
+        )  # right after a validation
         with pytest.raises(Cut):
             run_cell(str(home))
     made = at_call(monkeypatch, bench.train.engine, "evaluate", 0, pull_the_plug)
@@ -132,7 +133,7 @@ def test_a_damaged_newest_state_costs_steps_and_no_bit(
     whole, home, monkeypatch, every_step, capsys
 ):
     with monkeypatch.context() as patch:
-        at_call(patch, bench.train.engine, "_step", 8, pull_the_plug)
+        at_call(patch, bench.train.engine, "take_step", 8, pull_the_plug)
         with pytest.raises(Cut):
             run_cell(str(home))
     content = (home / "state.pt").read_bytes()
@@ -219,7 +220,8 @@ def test_what_is_kept_of_boxes_gives_the_result_s_ap_again(whole):
     with np.load(whole / "preds" / "det.npz") as file:
         precision = average_precision(Matches.from_columns(file))
     metrics = read_json(whole / "result.json")["metrics"]
-    assert mean_of_present(precision) == pytest.approx(metrics["det/mAP"], abs=1e-9)
+    for name, score in det_scores(precision).items():
+        assert score == pytest.approx(metrics[name], abs=1e-9)
 
 
 def test_nothing_found_yet_is_something_to_come_back_to():
@@ -234,7 +236,7 @@ def test_cut_off_while_it_leaves_its_results_it_leaves_them_again(whole, home, m
         with pytest.raises(Cut):
             run_cell(str(home))
     assert not (home / "result.json").exists()
-    taken = at_call(monkeypatch, bench.train.engine, "_step", 0, pull_the_plug)
+    taken = at_call(monkeypatch, bench.train.engine, "take_step", 0, pull_the_plug)
     run_cell(str(home))
     assert taken == []
     assert compare(whole, home) == []
