@@ -26,7 +26,7 @@ BOXES = (  # the colours of boxes, by class: bright, for night scenes too
     *("#ff5d5d", "#ff9f40", "#4fc3ff", "#5b8cff", "#b388ff"),
     *("#c0c0ff", "#ff6bd6", "#ffd23f", "#7dff7a", "#f5f56b"),
 )
-FIRST = ("failed", "scores", "weights", "data", "again")  # of what is told of a cell
+FIRST = ("failed", "scores", "weights", "data", "code", "again")  # of what is told of a cell
 SAID = ("torch", "torchvision", "timm", "numpy", "pycocotools")
 
 

@@ -54,6 +54,7 @@ def sections(known: dict[str, Any]) -> list[tuple[str, "Lines"]]:
         ("data", _data(order)),
         ("values", _flat(order.get("resolved", {}))),
         ("attempts", _attempts(known["attempts"])),
+        ("code", _code(known["attempts"][-1]) if known["attempts"] else []),
         ("again", [("command", again(order))] if order else []),
         ("stages", _stages(result["stages"]) if result else []),
         ("scores", _scores(result, known["intervals"]) if result else []),
@@ -166,7 +167,8 @@ def _data(order: dict[str, Any]) -> Lines:
     return [
         ("folder", data["root"] + " ‡ drawn" * data["drawn"]),
         ("sha256", data["sha256"]),
-        ("training frames", f"{split['frames']:,}: {counts} (splits/{split['file']})"),
+        ("training frames", f"{split['frames']:,}: {counts}"),
+        ("split", f"splits/{split['file']}, sha256 {split['sha256']}"),
         *([("pseudo labels", f"pseudo/{order['pseudo']}")] if order["pseudo"] else []),
     ]
 
@@ -190,6 +192,17 @@ def _attempts(attempts: list[dict[str, Any]]) -> Lines:
         where = f"{known['host']}{job}, {known['device']}, code {known['code']}"
         lines.append((known["time"], where))
     return [*lines, ("command", attempts[-1].get("command", "?"))] if lines else []
+
+
+def _code(last: dict[str, Any]) -> Lines:
+    """Return with what the last attempt was made; `+` behind a commit means changed since."""
+    versions = {"python": last.get("python"), **last.get("packages", {})}
+    lines = [
+        ("commit", last.get("code")),
+        ("sources", last.get("sources")),
+        ("versions", ", ".join(f"{name} {one}" for name, one in versions.items() if one)),
+    ]
+    return [(name, value) for name, value in lines if value]
 
 
 def _stages(stages: list[dict[str, Any]]) -> Lines:

@@ -279,7 +279,7 @@ def ui(host: str, port: int, **chosen: Any) -> int:
     import subprocess
     from contextlib import suppress
 
-    from bench.track import default_uri, server
+    from bench.track import default_uri, runs_page, server
 
     root = store_of(chosen).root
     if not (root / "mlflow.db").exists():
@@ -290,7 +290,7 @@ def ui(host: str, port: int, **chosen: Any) -> int:
         raise click.UsageError(
             f"{host}:{port} cannot be used ({error.strerror}). Give another --port."
         ) from None
-    click.echo(f"http://{host}:{port}  (Ctrl-C ends it)")
+    click.echo(f"http://{host}:{port}{runs_page(root)}  (Ctrl-C ends it)")
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = server(default_uri(root), host, port)
     page = subprocess.Popen(command, env=quiet, start_new_session=True)

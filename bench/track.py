@@ -13,7 +13,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,19 @@ def sync(uri: str, store: Path) -> int:
         return (
             one.bring(file.parent for file in (store / "cells").glob("*/cell.json")) + one.close()
         )
+
+
+def runs_page(store: Path) -> str:
+    """Return where a server of the store's own database shows the runs, behind its address.
+
+    Without it MLflow opens with its pages for language models. A database that cannot be read has
+    no such place: the server will say why.
+    """
+    ask = "SELECT experiment_id FROM experiments WHERE name = ?"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(store / "mlflow.db")) as database:
+        for (number,) in database.execute(ask, [EXPERIMENT]):
+            return f"/#/experiments/{number}/runs?workflowType=machine_learning"
+    return ""
 
 
 def server(uri: str, host: str, port: int) -> list[str]:
@@ -293,7 +306,6 @@ def _experiment(client: "MlflowClient", uri: str, store: Path) -> Any:
             tags={
                 "mlflow.experiment.primaryMetric.name": f"final/{PRIMARY[0]}",
                 "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
-                "mlflow.experimentKind": "custom_model_development",  # opens with its runs
             },
         )
         found = client.get_experiment_by_name(EXPERIMENT)

@@ -252,7 +252,7 @@ def _columns(rows: dict[str, int]) -> tuple[Figure, dict[str, Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if not others:
         return figure, {first: figure.subplots()}
-    places = [[first, task] for task in others]
+    places: list[Any] = [[first, task] for task in others]
     return figure, figure.subplot_mosaic(places, height_ratios=[rows[task] for task in others])
 
 

@@ -318,6 +318,7 @@ def test_a_number_opens_where_it_is_from_by_the_keyboard_alone(seen, store):
         "Supervised · pf · sem/mIoU · 40.5",
         told["weights"]["sha256"],
         told["data"]["sha256"],
+        f"splits/s.json, sha256 {'s' * 64}",
         told["key"],
         told["provenance"]["code"],
         told["provenance"]["command"],

@@ -31,7 +31,8 @@ def test_a_cell_that_is_killed_five_times_ends_as_the_one_that_was_not(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "5 kills, " in done.stdout
     assert done.stdout.strip().endswith("The same to the bit; nothing left over.")
-    assert [path for path in tmp_path.iterdir() if not path.name.startswith("pymp")] == []
+    libraries = ("pymp", "torchinductor")  # what multiprocessing and torch leave, for a while
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith(libraries)] == []
 
 
 @pytest.fixture

@@ -487,13 +487,14 @@ def test_track_ui_shows_the_stores_runs_until_ctrl_c(say, store):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert page.stdout.readline() == f"http://127.0.0.1:{port}  (Ctrl-C ends it)\n"
     from mlflow import MlflowClient
 
-    address = f"http://127.0.0.1:{port}"
+    address, said = f"http://127.0.0.1:{port}", page.stdout.readline()
     eventually(lambda: answers(f"{address}/health"))
     client = MlflowClient(address)
     experiment = client.get_experiment_by_name("lv-adapter-bench")
+    runs = f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    assert said == f"{address}{runs}  (Ctrl-C ends it)\n"
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_name.startswith("moco_v2_200ep · paf")
     page.send_signal(signal.SIGINT)

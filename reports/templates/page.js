@@ -83,7 +83,11 @@ for (const article of all("article")) {
   headers.forEach((th) => th.querySelector("button").addEventListener("click", () => sort(th)));
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(filter));
+  form.querySelector("[type=reset]").addEventListener("click", (event) => {
+    event.preventDefault();
+    form.reset();
+    filter();
+  });
   for (const [on, off] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
     body.addEventListener(on, (event) => {
       const zoo = event.target.closest("tr")?.dataset.zoo;
