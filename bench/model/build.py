@@ -114,10 +114,8 @@ def head(protocol: Protocol, task: str) -> nn.Module:
 
 def losses(protocol: Protocol, tasks: tuple[str, ...]) -> MultiTaskLoss:
     """Return the sum of the tasks' losses with the protocol's weights."""
-    model = protocol.model
-    masks = MaskFormerLoss(mask_ignore=model.mask_ignore, size=model.mask_loss)
     kinds = {
-        "transformer": (masks, SparseRCNNLoss()),
+        "transformer": (MaskFormerLoss(mask_ignore=protocol.model.mask_ignore), SparseRCNNLoss()),
         "conv": (SemanticFPNLoss(), FasterRCNNLoss()),
     }
     seg, det = kinds[protocol.heads]
