@@ -1,10 +1,11 @@
 # make demo   sets up and runs the main job on drawn data      make test   sets up and runs the tests
 # make lint   formatting, lint, types                          Each is safe to repeat.
+# make bench  measures what needs no GPU, in ten minutes, into BENCHMARKS.md; make bench-gpu the rest
 # make parity sets up TensorFlow, haiku and transformers (2 GB) and runs the tests against them
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint parity readme clean
+.PHONY: demo test lint bench bench-gpu parity readme clean
 
 demo: .venv/ready
 	$(BIN)/bench run --zoo all --protocol paf
@@ -16,6 +17,12 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.table
+
+bench-gpu: .venv/ready
+	$(BIN)/python -m benchmarks.gpu
 
 parity: .venv/ready .venv-parity/ready
 	$(BIN)/python -m pytest tests/parity

@@ -138,6 +138,8 @@ def _affecting(protocol: Protocol) -> dict[str, Any]:
         del values["adapter"]
     if protocol.cross_split_policy != "keep":  # the others have the same split, or none
         del values["cross_split_policy"]
+    if protocol.model.mask_loss == "full":  # as it was before there was a choice
+        del values["model"]["mask_loss"]
     return values
 
 

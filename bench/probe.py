@@ -102,7 +102,12 @@ def _speed(one: PlannedCell, model: MultiTask, stage: Stage, frames: dict[str, F
     optimiser = adamw(model.learn(stage.learns), stage, protocol.optim)
     wanted, rates = losses(protocol, one.cell.tasks), list[float]()
     parts = training_batches(
-        order, frames, protocol.input, start=0, parts=protocol.optim.accumulate
+        order,
+        frames,
+        protocol.input,
+        start=0,
+        parts=protocol.optim.accumulate,
+        device=next(model.parameters()).device,
     )
     before = time.perf_counter()
     for batches in islice(parts, STEPS + 1):

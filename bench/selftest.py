@@ -37,6 +37,7 @@ REQUEST = Request(
 SAVE_S = 0.2  # seconds between two saves, so that a tiny cell is saved as often as a long one
 EARLY = 1 / 8  # of the kills hit a worker that has not begun yet
 POLL_S = 0.005
+TIMES = ("seconds", "images_per_s", "parts_s", "mfu")  # what says how fast a machine was
 
 Start = Callable[[Path], Worker]
 Watch = Callable[[Worker, Node], bool]  # sees a worker to its end; did it finish its work?
@@ -296,5 +297,5 @@ def essence(file: Path) -> Any:
 def timeless(value: Any) -> Any:
     """Return a JSON value without what says how fast a machine was."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "images_per_s")}
+        return {k: timeless(v) for k, v in value.items() if k not in TIMES}
     return [timeless(v) for v in value] if isinstance(value, list) else value

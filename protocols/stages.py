@@ -145,10 +145,13 @@ class Model:
     det: SparseRCNNSizes | FasterRCNNSizes
     # Pixels without a label: left out, or negatives as in facebookresearch/MaskFormer.
     mask_ignore: Literal["valid", "maskformer"] = "valid"
+    # The size at which MaskFormer's masks meet the labels in the loss: the image's, or a quarter.
+    mask_loss: Literal["full", "quarter"] = "full"
 
     def __post_init__(self) -> None:
         known("model.trunk", self.trunk, ("full", "tiny"))
         known("model.mask_ignore", self.mask_ignore, ("valid", "maskformer"))
+        known("model.mask_loss", self.mask_loss, ("full", "quarter"))
 
 
 @dataclass(frozen=True, kw_only=True)

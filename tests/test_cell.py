@@ -67,9 +67,10 @@ def test_the_key_changes_with_everything_that_changes_a_number():
         key(one(overrides=("stages.adapt.epochs=1",))),
         key(one(overrides=("optim.batch=8",))),
         key(one(overrides=("input.contract=imagenet",))),
+        key(one(overrides=("model.mask_loss=quarter",))),
         key(one(preset="demo")),
     }
-    assert len(keys) == 10
+    assert len(keys) == 11
     assert key(one()) == key(one())
 
 
@@ -84,6 +85,7 @@ def test_what_changes_no_number_is_not_in_the_key():
     scored = one(schemes=("zeroing",), overrides=("pseudo.det_score=0.6",))
     assert (zeroing.address, key(zeroing)) == (scored.address, key(scored))
     assert key(one()) != key(one(overrides=("pseudo.det_score=0.6",)))
+    assert "mask_loss" not in one().affecting()["protocol"]["model"]  # as before there was a choice
 
 
 def test_a_short_name_and_its_lineage_are_one_cell():

@@ -1,4 +1,5 @@
-"""Batches ahead of time, made by threads (the decoders release the interpreter lock).
+"""Batches ahead of time: decoded by threads (the decoders release the interpreter lock), then
+resized and put together where they are used, on a GPU while it still works on the step before.
 
 A training sample is a pure function of its frame and of (seed, step, position), so a run that
 resumes at step k needs no state of the loader.
@@ -21,6 +22,7 @@ from bench.data.transforms import fit, resize, resize_image
 from protocols.schemes import Order
 from protocols.stages import Input
 
+CPU = torch.device("cpu")
 AHEAD = 3  # batches in the making while one is used
 
 Size = tuple[int, int]  # height, width
@@ -34,6 +36,7 @@ def training_batches(
     *,
     start: int,
     parts: int = 1,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Batch, ...]]:
     """Yield the batches of steps `start`, `start + 1`, … of an order, with the labels that count.
 
@@ -47,8 +50,9 @@ def training_batches(
 
     def sample(
         name: str, tasks: tuple[str, ...], size_hw: Size, padded_hw: Size
-    ) -> tuple[Sample, Size]:
-        return resize(decode(frames[name], tasks), size_hw), padded_hw
+    ) -> tuple[Sample, Size, Size]:
+        stored = decode(frames[name], tasks)
+        return stored if device == CPU else stored.pinned(), size_hw, padded_hw
 
     def work() -> Iterator[list[tuple[str, tuple[str, ...], Size, Size]]]:
         together = order.batch // parts
@@ -64,9 +68,24 @@ def training_batches(
                 mine = first + dist.rank() * each
                 yield [(*item, padded_hw) for item in batch[mine : mine + each]]
 
-    made = (zip(*pairs, strict=True) for pairs in _ahead(work(), sample))
-    batches = (collate(list(samples), sizes_hw[0]) for samples, sizes_hw in made)
-    yield from zip(*[batches] * parts, strict=True)
+    yield from zip(*[_put_together(_ahead(work(), sample), device)] * parts, strict=True)
+
+
+def _put_together(
+    decoded: Iterable[list[tuple[Sample, Size, Size]]], device: torch.device
+) -> Iterator[Batch]:
+    """Yield batches on a device: each sample in its size, padded to the size of all."""
+    beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+    for items in decoded:
+        with torch.cuda.stream(beside):
+            resized = [resize(stored.to(device), size_hw) for stored, size_hw, _ in items]
+            batch = collate(resized, items[0][-1]).to(device)
+        if beside is not None:
+            now = torch.cuda.current_stream(device)
+            now.wait_stream(beside)
+            for tensor in batch.tensors():  # or their memory is given away too early
+                tensor.record_stream(now)
+        yield batch
 
 
 def test_batches(

@@ -36,7 +36,17 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize a uint8 image [3, H, W]; the same kernel for training and testing."""
+    """Resize a uint8 image [3, H, W], for training and testing alike.
+
+    A GPU cannot do it in eight bits: there it is done in float32 and rounded, which gives values
+    that differ by 1 at most.
+    """
+    if image.device.type == "cpu":
+        return _bilinear(image, size_hw)
+    return _bilinear(image.float(), size_hw).round().clamp(0, 255).byte()
+
+
+def _bilinear(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     resized = functional.interpolate(
         image[None], size_hw, mode="bilinear", antialias=True, align_corners=False
     )

@@ -114,8 +114,10 @@ def head(protocol: Protocol, task: str) -> nn.Module:
 
 def losses(protocol: Protocol, tasks: tuple[str, ...]) -> MultiTaskLoss:
     """Return the sum of the tasks' losses with the protocol's weights."""
+    model = protocol.model
+    masks = MaskFormerLoss(mask_ignore=model.mask_ignore, size=model.mask_loss)
     kinds = {
-        "transformer": (MaskFormerLoss(mask_ignore=protocol.model.mask_ignore), SparseRCNNLoss()),
+        "transformer": (masks, SparseRCNNLoss()),
         "conv": (SemanticFPNLoss(), FasterRCNNLoss()),
     }
     seg, det = kinds[protocol.heads]

@@ -28,4 +28,6 @@ def focal_either_way(
     logits: Float[Tensor, "*shape"],
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """The loss that each logit would have with target 1, and with target 0."""
-    return ALPHA * _of_mistake(-logits), (1 - ALPHA) * _of_mistake(logits)
+    wrong, loss = logits.sigmoid(), F.softplus(logits)
+    as_one = ALPHA * (1 - wrong).square() * (loss - logits)
+    return as_one, (1 - ALPHA) * wrong.square() * loss

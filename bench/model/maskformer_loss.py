@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bench import dist
 from bench.data.classes import IGNORE
-from bench.model.focal import focal, focal_either_way
-from bench.model.matching import Pairs, match
+from bench.model.focal import focal_either_way
+from bench.model.mask_sums import mask_sums
+from bench.model.matching import Pairs, Question, match
 
 
 def dice(
@@ -32,7 +33,9 @@ class MaskFormerLoss:
 
     The weights serve the loss and the matching cost alike. `mask_ignore` says what an ignored
     pixel (255, also padding) is to a mask: "valid": nothing, it is left out of focal and Dice, in
-    costs and losses; "maskformer": outside of every mask, as in the original code.
+    costs and losses; "maskformer": outside of every mask, as in the original code. `size` is that
+    at which the loss compares masks with labels: "full", the image's, or "quarter", the masks' own,
+    which takes a fraction of the time and gives other numbers. Costs are always at the latter.
     """
 
     ce_weight: float = 1.0
@@ -40,35 +43,52 @@ class MaskFormerLoss:
     dice_weight: float = 1.0
     no_object_weight: float = 0.1
     mask_ignore: Literal["valid", "maskformer"] = "valid"
+    size: Literal["full", "quarter"] = "full"
 
     def __call__(
         self,
         outputs: dict[str, Tensor],
         labels: UInt8[Tensor, "B H W"],
         labelled: Bool[Tensor, " B"],
+        pairs: Pairs | None = None,
     ) -> dict[str, Tensor]:
         """The weighted terms `ce`, `focal` and `dice`, over all layers; the loss is their sum.
 
         `outputs` as `MaskFormer` returns them; `labels` are class ids or 255. An image that is not
         `labelled`, or has no pixel that is, is left out of everything; with none left all terms
-        are zero, and still part of the graph.
+        are zero, and still part of the graph. `pairs` are the answer to `question`, if it is
+        known already.
         """
-        usable = labelled & (labels != IGNORE).flatten(1).any(1)
+        usable = _usable(labels, labelled)
         weights = {"ce": self.ce_weight, "focal": self.focal_weight, "dice": self.dice_weight}
-        terms = self.terms(outputs, labels, usable)
+        terms = self.terms(outputs, labels, usable, pairs)
         return {name: weights[name] * per_layer.sum() for name, per_layer in terms.items()}
+
+    def question(
+        self,
+        outputs: dict[str, Tensor],
+        labels: UInt8[Tensor, "B H W"],
+        labelled: Bool[Tensor, " B"],
+    ) -> Question:
+        """Which query answers for which class that an image has, in each layer."""
+        logits, masks = outputs["logits"].float(), outputs["masks"].float()
+        present = _present(labels, classes=logits.shape[-1] - 1)
+        return Question(
+            self.cost(logits, masks, labels), present & _usable(labels, labelled)[:, None]
+        )
 
     def terms(
         self,
         outputs: dict[str, Tensor],
         labels: UInt8[Tensor, "B H W"],
         usable: Bool[Tensor, " B"],
+        pairs: Pairs | None = None,
     ) -> dict[str, Float[Tensor, " L"]]:
         """The unweighted terms of each layer; a usable image without masks is all "no object"."""
         with torch.autocast(labels.device.type, enabled=False):
             logits, masks = outputs["logits"].float(), outputs["masks"].float()
+            pairs = pairs or match(*self.question(outputs, labels, usable))
             present = _present(labels, classes=logits.shape[-1] - 1) & usable[:, None]
-            pairs = match(self.cost(logits, masks, labels), present)
             count = dist.over_all(present.sum()).clamp(min=1)
             focal_loss, dice_loss = self._mask_terms(pairs.pick(masks), labels, pairs)
             return {
@@ -85,24 +105,27 @@ class MaskFormerLoss:
         labels: UInt8[Tensor, "B H W"],
     ) -> Float[Tensor, "L B Q K"]:
         """What it costs each query to answer for each class, judged at the size of `masks`."""
-        small = F.interpolate(labels[:, None], size=masks.shape[-2:], mode="nearest").flatten(2)
+        small = _shrunk(labels, masks)[:, None].flatten(2)
         classes = torch.arange(logits.shape[-1] - 1, device=labels.device)
         inside = (small == classes[:, None]).float()
         counted = self._counted(small).float()
-        flat = masks.flatten(3)
-        as_inside, as_outside = focal_either_way(flat)
-        probability = flat.sigmoid()
-        focal_cost = _over_pixels(as_inside - as_outside, inside)
-        focal_cost += _over_pixels(as_outside, counted)
+        # Layer by layer, for all of them at once would be written to memory and read again.
+        by_layer = [self._mask_cost(layer.flatten(2), inside, counted) for layer in masks]
+        return torch.stack(by_layer) - self.ce_weight * logits.softmax(-1)[..., :-1]
+
+    def _mask_cost(
+        self,
+        masks: Float[Tensor, "B Q P"],
+        inside: Float[Tensor, "B K P"],
+        counted: Float[Tensor, "B 1 P"],
+    ) -> Float[Tensor, "B Q K"]:
+        as_inside, as_outside = focal_either_way(masks)
+        focal_cost = as_outside @ counted.mT + as_inside.sub_(as_outside) @ inside.mT
+        probability = masks.sigmoid()
+        sizes = probability @ counted.mT + inside.sum(-1)[:, None]
+        dice_cost = dice(probability @ inside.mT, sizes)
         pixels = counted.sum(-1)[:, None].clamp(min=1)
-        sizes = _over_pixels(probability, counted) + inside.sum(-1)[:, None]
-        dice_cost = dice(_over_pixels(probability, inside), sizes)
-        class_cost = -logits.softmax(-1)[..., :-1]
-        return (
-            self.ce_weight * class_cost
-            + self.focal_weight * focal_cost / pixels
-            + self.dice_weight * dice_cost
-        )
+        return self.focal_weight * focal_cost / pixels + self.dice_weight * dice_cost
 
     def _counted(self, labels: UInt8[Tensor, "..."]) -> Bool[Tensor, "..."]:
         if self.mask_ignore == "maskformer":
@@ -124,32 +147,32 @@ class MaskFormerLoss:
     def _mask_terms(
         self, masks: Float[Tensor, "L M h w"], labels: UInt8[Tensor, "B H W"], pairs: Pairs
     ) -> tuple[Float[Tensor, "L M"], Float[Tensor, "L M"]]:
-        """Focal (mean over the pixels) and Dice loss of each matched mask at the labels' size."""
+        """Focal (mean over the pixels) and Dice loss of each matched mask."""
         if not len(pairs.images):
             nothing = masks.sum((2, 3))
             return nothing, nothing
-        # Pixels first, masks last: resizing and its gradient are 20 times faster so on a CPU.
-        small = masks.contiguous(memory_format=torch.channels_last)
-        large = F.interpolate(small, size=labels.shape[1:], mode="bilinear")
-        logits = large.permute(0, 2, 3, 1).flatten(1, 2)
+        if self.size == "quarter":
+            labels = _shrunk(labels, masks)
         truth = labels.flatten(1)[pairs.images].T.contiguous()
-        counted = self._counted(truth).float()
-        inside = (truth == pairs.targets[:, None]).float()
-        probability = logits.sigmoid()
-        focal_mean = (focal(logits, inside) * counted).sum(1) / counted.sum(0).clamp(min=1)
-        overlap = (probability * inside).sum(1)
-        sizes = (probability * counted).sum(1) + inside.sum(1)
-        return focal_mean, dice(overlap, sizes)
+        counted = self._counted(truth).to(masks.dtype)
+        size_hw = (labels.shape[1], labels.shape[2])
+        focal_sum, overlap, sizes = mask_sums(masks, truth, pairs.targets, counted, size_hw)
+        return focal_sum / counted.sum(0).clamp(min=1), dice(overlap, sizes)
+
+
+def _shrunk(
+    labels: UInt8[Tensor, "B H W"], masks: Float[Tensor, "*layers h w"]
+) -> UInt8[Tensor, "B h w"]:
+    """The label of the pixel nearest to each of the masks'."""
+    return F.interpolate(labels[:, None], size=masks.shape[-2:], mode="nearest")[:, 0]
+
+
+def _usable(labels: UInt8[Tensor, "B H W"], labelled: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    """Which images have a pixel of a class that counts."""
+    return labelled & (labels != IGNORE).flatten(1).any(1)
 
 
 def _present(labels: UInt8[Tensor, "B H W"], classes: int) -> Bool[Tensor, "B K"]:
     """Which classes an image has a pixel of."""
     seen = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
     return seen.scatter_(1, labels.flatten(1).long(), True)[:, :classes]
-
-
-def _over_pixels(
-    values: Float[Tensor, "L B Q P"], of: Float[Tensor, "B K P"]
-) -> Float[Tensor, "L B Q K"]:
-    """The sum of `values` over the pixels of each map of `of`."""
-    return torch.einsum("lbqp,bkp->lbqk", values, of)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from bench.data.sample import Batch
+from bench.model.matching import match_all
 
 
 class MultiTask(nn.Module):
@@ -103,16 +104,28 @@ class MultiTaskLoss:
         self.weights = dict(weights)
 
     def __call__(self, outputs: Mapping[str, dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
-        """Return each task's loss, weighted; their sum is what is minimised."""
-        terms = {}
-        for task, loss in self.losses.items():
-            labelled = batch.labelled[task]
-            if task == "det":
-                targets = (batch.boxes_xyxy, batch.classes, batch.sizes_hw, labelled)
-            else:
-                targets = (getattr(batch, task), labelled)
-            terms[task] = self.weights[task] * sum(loss(outputs[task], *targets).values())
+        """Return each task's loss, weighted; their sum is what is minimised.
+
+        Losses that match predictions with targets ask for that all at once.
+        """
+        asked = {task: (outputs[task], *_targets(task, batch)) for task in self.losses}
+        asking = [task for task, loss in self.losses.items() if hasattr(loss, "question")]
+        questions = [self.losses[task].question(*asked[task]) for task in asking]
+        answers = zip(asking, match_all(questions), strict=True) if asking else ()
+        pairs = {task: {"pairs": found} for task, found in answers}
+        terms: dict[str, Any] = {
+            task: self.weights[task] * sum(loss(*asked[task], **pairs.get(task, {})).values())
+            for task, loss in self.losses.items()
+        }
         return terms
+
+
+def _targets(task: str, batch: Batch) -> tuple[Any, ...]:
+    """Return what a task's loss compares the outputs with."""
+    labelled = batch.labelled[task]
+    if task == "det":
+        return batch.boxes_xyxy, batch.classes, batch.sizes_hw, labelled
+    return getattr(batch, task), labelled
 
 
 def _inside(size_hw: torch.Size, sizes_hw: Tensor) -> Tensor:

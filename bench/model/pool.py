@@ -6,6 +6,8 @@ behind each other in one table and every bin is a weighted sum of 16 of its rows
 nothing waits for the device, and on a CPU it is several times faster.
 """
 
+from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -28,11 +30,20 @@ class Table(NamedTuple):
 
 def make_table(pyramid: list[Float[Tensor, "B C _ _"]]) -> Table:
     """The pyramid P2..P5 laid out for `pool`, in float32."""
-    device = pyramid[0].device
     cells = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) for x in pyramid])
-    sizes_hw = torch.tensor([x.shape[-2:] for x in pyramid], device=device)
-    counts = torch.tensor([0, *[x[:, 0].numel() for x in pyramid[:-1]]], device=device)
-    return Table(cells.float(), sizes_hw, counts.cumsum(0))
+    sizes_hw = tuple((x.shape[-2], x.shape[-1]) for x in pyramid)
+    return Table(cells.float(), *_places(len(pyramid[0]), sizes_hw, pyramid[0].device))
+
+
+@lru_cache  # to copy them to a device is to wait for it
+def _places(
+    images: int, sizes_hw: tuple[tuple[int, int], ...], device: torch.device
+) -> tuple[Int64[Tensor, "4 2"], Int64[Tensor, " 4"]]:
+    """The sizes of the levels, and where each starts in the table."""
+    counts = [images * height * width for height, width in sizes_hw]
+    with torch.inference_mode(False):
+        starts = torch.tensor([0, *accumulate(counts[:-1])], device=device)
+        return torch.tensor(sizes_hw, device=device), starts
 
 
 def level_of(boxes_xyxy: Float[Tensor, "*shape 4"]) -> Int64[Tensor, "*shape"]:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench import dist
 from bench.model.focal import focal, focal_either_way
-from bench.model.matching import Pairs, match
+from bench.model.matching import Pairs, Question, match
 
 
 def generalized_iou(
@@ -68,17 +68,32 @@ class SparseRCNNLoss:
         classes: list[Int64[Tensor, " _"]],
         sizes_hw: Int[Tensor, "B 2"],
         labelled: Bool[Tensor, " B"],
+        pairs: Pairs | None = None,
     ) -> dict[str, Tensor]:
         """The weighted terms `focal`, `l1` and `giou`, summed over stages; the loss is their sum.
 
         `outputs` as `SparseRCNN` returns them; boxes in the same pixels, `sizes_hw` the unpadded
         image sizes. A labelled image without boxes says "no objects"; one that is not `labelled`
         is left out of everything. With no image left all terms are zero, and still part of the
-        graph. Boxes without area are dropped.
+        graph. Boxes without area are dropped. `pairs` are the answer to `question`, if it is known
+        already.
         """
         weights = {"focal": self.focal_weight, "l1": self.l1_weight, "giou": self.giou_weight}
-        terms = self.terms(outputs, boxes_xyxy, classes, sizes_hw, labelled)
+        terms = self.terms(outputs, boxes_xyxy, classes, sizes_hw, labelled, pairs)
         return {name: weights[name] * per_stage.sum() for name, per_stage in terms.items()}
+
+    def question(
+        self,
+        outputs: dict[str, Tensor],
+        boxes_xyxy: list[Float[Tensor, "_ 4"]],
+        classes: list[Int64[Tensor, " _"]],
+        sizes_hw: Int[Tensor, "B 2"],
+        labelled: Bool[Tensor, " B"],
+    ) -> Question:
+        """Which proposal answers for which target box, in each stage."""
+        logits, boxes = outputs["logits"].float(), outputs["boxes_xyxy"].float()
+        targets = pad_targets(boxes_xyxy, classes, labelled)
+        return Question(self.cost(logits, boxes, targets, _shares(sizes_hw)), targets.real)
 
     def terms(
         self,
@@ -87,15 +102,15 @@ class SparseRCNNLoss:
         classes: list[Int64[Tensor, " _"]],
         sizes_hw: Int[Tensor, "B 2"],
         labelled: Bool[Tensor, " B"],
+        pairs: Pairs | None = None,
     ) -> dict[str, Float[Tensor, " S"]]:
         """The unweighted terms of each stage, divided by the number of target boxes."""
         logits, boxes = outputs["logits"].float(), outputs["boxes_xyxy"].float()
         targets = pad_targets(boxes_xyxy, classes, labelled)
-        scale = 1 / sizes_hw.flip(-1).repeat(1, 2).float()
-        pairs = match(self.cost(logits, boxes, targets, scale), targets.real)
+        pairs = pairs or match(*self.question(outputs, boxes_xyxy, classes, sizes_hw, labelled))
         count = dist.over_all(targets.real.sum()).clamp(min=1)
         found, wanted = pairs.pick(boxes), targets.boxes_xyxy[pairs.images, pairs.targets]
-        away = (found - wanted) * scale[pairs.images]
+        away = (found - wanted) * _shares(sizes_hw)[pairs.images]
         return {
             "focal": _class_term(logits, targets, labelled, pairs) / count,
             "l1": away.abs().sum((1, 2)) / count,
@@ -120,6 +135,11 @@ class SparseRCNNLoss:
         return (
             self.focal_weight * focal_cost + self.l1_weight * l1_cost + self.giou_weight * giou_cost
         )
+
+
+def _shares(sizes_hw: Int[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
+    """What a box in pixels is multiplied by, to be in shares of its image's sides."""
+    return 1 / sizes_hw.flip(-1).repeat(1, 2).float()
 
 
 def _class_term(

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from bench.model.multitask import MultiTask, MultiTaskLoss
 from bench.store import append_line, flush, read_lines, write_text
 from bench.train import state, stop
 from bench.train.optim import adamw, set_rate
+from bench.train.speed import PARTS, Arithmetic, Stopwatch
 from protocols.schemes import Order, order_of
 from protocols.stages import Optim, Protocol, Stage
 
@@ -45,7 +46,8 @@ SAID = logging.getLogger("bench")  # what a worker's log shows of it
 class Progress:
     """What happened since the last report: mean loss by task, images per second, seconds.
 
-    A step in which no label of a task counts counts as a loss of 0.
+    A step in which no label of a task counts counts as a loss of 0. `parts_s` says how the seconds
+    were spent; `mfu`, where it is known, which share of the GPU's arithmetic was used.
     """
 
     stage: str
@@ -56,12 +58,18 @@ class Progress:
     images_per_s: float
     lr: float
     seconds: float
+    parts_s: dict[str, float]
+    mfu: float | None
 
     def __str__(self) -> str:
         """Return it as a line of a log."""
         losses = " ".join(f"{task} {value:.3f}" for task, value in self.losses.items())
         where = f"{self.stage} {self.step}/{self.steps}, epoch {self.epoch}"
-        return f"{where}: loss {losses}, {self.images_per_s:.1f} images/s, rate {self.lr:.3g}"
+        whole = sum(self.parts_s.values()) or 1.0
+        spent = ", ".join(f"{part} {value / whole:.0%}" for part, value in self.parts_s.items())
+        speed = f"{self.images_per_s:.1f} images/s ({spent})"
+        speed += "" if self.mfu is None else f", MFU {self.mfu:.0%}"
+        return f"{where}: loss {losses}, {speed}, rate {self.lr:.3g}"
 
 
 def train(
@@ -98,27 +106,40 @@ def train(
             continue
         parameters = model.learn(stage.learns)
         network = DistributedDataParallel(model) if dist.size() > 1 else model
-        optimiser, start, window = adamw(parameters, stage, protocol.optim), 0, Window(tasks)
+        optimiser, device = adamw(parameters, stage, protocol.optim), parameters[0].device
+        start, window = 0, Window(tasks, device)
+        arithmetic = Arithmetic(device, protocol.optim.precision)
         if saved:
             optimiser.load_state_dict(saved.optimiser)
-            start, window, saved = saved.step, Window(tasks, saved.rows, saved.rows_s), None
+            start = saved.step
+            window, saved = Window(tasks, device, saved.rows, saved.rows_s, saved.parts_s), None
             if writes:  # the last one may have been cut off
                 _validate(model, val, protocol, stage, order, start, home)
         parts = training_batches(
-            order, frames, protocol.input, start=start, parts=protocol.optim.accumulate
+            order,
+            frames,
+            protocol.input,
+            start=start,
+            parts=protocol.optim.accumulate,
+            device=device,
         )
         for done, batches in enumerate(parts, start + 1):
             set_rate(optimiser, stage.rate(done - 1, order.steps))
             torch.manual_seed(_dropout(order, done - 1))
-            window.add(take_step(network, losses, optimiser, protocol.optim, batches))
+            window.watch.mark("data")
+            with arithmetic.of_step(batches):
+                row = take_step(
+                    network, losses, optimiser, protocol.optim, batches, window.watch.mark
+                )
+            window.add(row)
             where, ended = f"stage {stage.name}, step {done}", order.ends_epoch(done)
             if ended or len(window) == LOG_EVERY:
-                report = _report(stage, order, done, window, where)
+                report = _report(stage, order, done, window, where, arithmetic)
                 if writes:
                     append_line(home / LOG, {"kind": "train", **asdict(report)})
                     SAID.info("%s", report)
                 seconds[stage.name] = seconds.get(stage.name, 0.0) + report.seconds
-                window = Window(tasks)
+                window = Window(tasks, device)
             if writes and (ended or clock.due()):
                 window.read(where)
                 if not all(bool(weight.isfinite().all()) for weight in parameters):
@@ -137,17 +158,24 @@ def train(
 class Window:
     """The steps since the last report: their losses, left on the device as long as possible.
 
-    `rows` are those that were read, `seconds` is the time up to then; both outlive a resumption,
-    so that a report after it is the one that it would have been.
+    `rows` are those that were read, `seconds` is the time up to then, `parts_s` where it went; they
+    outlive a resumption, so that a report after it is the one that it would have been.
     """
 
     def __init__(
-        self, tasks: list[str], rows: Sequence[list[float]] = (), seconds: float = 0.0
+        self,
+        tasks: list[str],
+        device: torch.device,
+        rows: Sequence[list[float]] = (),
+        seconds: float = 0.0,
+        parts_s: Mapping[str, float] | None = None,
     ) -> None:
         self.tasks = tasks
         self.rows = list(rows)
         self.seconds = seconds
+        self.parts_s = dict(parts_s or dict.fromkeys(PARTS, 0.0))
         self.unread: list[Tensor] = []
+        self.watch = Stopwatch(device)
         self.began = time.perf_counter()
 
     def __len__(self) -> int:
@@ -170,11 +198,13 @@ class Window:
                 )
         self.rows, self.unread = [*self.rows, *rows], []
         self.seconds += time.perf_counter() - self.began
+        self.parts_s = {part: self.parts_s[part] + s for part, s in self.watch.read().items()}
         self.go_on()
 
     def go_on(self) -> None:
         """Count the time from now: what was done since `read` is not training."""
         self.began = time.perf_counter()
+        self.watch.skip()
 
 
 def stage_order(
@@ -202,11 +232,13 @@ def take_step(
     optimiser: Optimizer,
     optim: Optim,
     batches: Sequence[Batch],
+    mark: Callable[[str], None] = lambda part: None,
 ) -> Tensor:
     """Take one optimiser step; return the tasks' losses and the gradient's norm, on the device.
 
     `batches` are this rank's parts of the step's whole batch, one after the other. `model` averages
-    gradients over the ranks, and a rank's losses are its parts of sums: hence their number.
+    gradients over the ranks, and a rank's losses are its parts of sums: hence their number. `mark`
+    is called when a part of the step has ended (see `speed`).
     """
     learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     whole = torch.zeros(len(losses.losses), device=learning[0].device)
@@ -219,11 +251,14 @@ def take_step(
                 outputs = model(batch.images, batch.sizes_hw, batch.boxes_xyxy)
             by_task = losses(outputs, batch)  # matching and losses in float32, whatever precision
             terms = torch.stack([by_task[task] for task in losses.losses]) / len(batches)
+            mark("forward")
             (dist.size() * terms.sum()).backward()
+            mark("backward")
         whole += dist.over_all(terms)
     norm = torch.nn.utils.clip_grad_norm_(learning, optim.clip_norm)
     optimiser.step()
     optimiser.zero_grad()
+    mark("optimiser")
     return torch.cat([whole, norm.detach()[None]])
 
 
@@ -233,7 +268,9 @@ def _silent(model: nn.Module, silent: bool) -> AbstractContextManager[None]:
     return model.no_sync() if silent and together else nullcontext()
 
 
-def _report(stage: Stage, order: Order, done: int, window: Window, where: str) -> Progress:
+def _report(
+    stage: Stage, order: Order, done: int, window: Window, where: str, arithmetic: Arithmetic
+) -> Progress:
     window.read(where)
     rows = window.rows
     means = {t: sum(row[i] for row in rows) / len(rows) for i, t in enumerate(window.tasks)}
@@ -246,6 +283,8 @@ def _report(stage: Stage, order: Order, done: int, window: Window, where: str) -
         images_per_s=round(len(rows) * order.batch / window.seconds, 2),
         lr=stage.rate(done - 1, order.steps),
         seconds=round(window.seconds, 3),
+        parts_s={part: round(seconds, 3) for part, seconds in window.parts_s.items()},
+        mfu=arithmetic.used(len(rows), window.seconds),
     )
 
 
@@ -265,6 +304,7 @@ def _point(
         seconds=seconds,
         rows=window.rows,
         rows_s=window.seconds,
+        parts_s=window.parts_s,
     )
 
 

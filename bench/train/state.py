@@ -7,7 +7,7 @@ import errno
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class State:
     """A point of a cell's training: `step` steps of stage number `stage` are done.
 
     `seconds` is the training time spent on each stage so far, over all attempts. `rows` are the
-    losses and the gradient norms of the last steps, which no line of the log reports yet, and
-    `rows_s` is the time these steps took.
+    losses and the gradient norms of the last steps, which no line of the log reports yet, `rows_s`
+    is the time these steps took, and `parts_s` what it went to.
     """
 
     stage: int
@@ -41,6 +41,7 @@ class State:
     seconds: dict[str, float]
     rows: list[list[float]]
     rows_s: float
+    parts_s: dict[str, float] = field(default_factory=dict)
 
 
 def save(state: State, folder: Path) -> None:

@@ -201,6 +201,14 @@ def test_padding_an_image_changes_nothing():
     torch.testing.assert_close(loss(padded, more, yes()), loss(outputs, labels, yes()))
 
 
+def test_at_a_quarter_of_the_size_the_loss_is_that_with_labels_of_that_size():
+    outputs, labels = make_outputs(), make_labels()
+    small = labels[:, ::4, ::4]  # the nearest pixel is the first of four
+    quarter = MaskFormerLoss(size="quarter")(outputs, labels, yes())
+    torch.testing.assert_close(quarter, MaskFormerLoss()(outputs, small, yes()))
+    assert abs(quarter["focal"] / MaskFormerLoss()(outputs, labels, yes())["focal"] - 1) > 1e-3
+
+
 def test_more_classes_than_queries_are_no_error():
     terms = MaskFormerLoss()(make_outputs(queries=2), make_labels(), yes())
     assert all(x.isfinite() and x > 0 for x in terms.values())

@@ -2,7 +2,8 @@ from itertools import permutations
 
 import torch
 
-from bench.model.matching import match
+from bench.model.matching import Question, match, match_all
+from benchmarks.counting import Waits
 
 
 def all_real(images, places):
@@ -57,3 +58,21 @@ def test_pick_takes_the_matched_predictions_of_each_layer():
     cost = torch.tensor([[[[0.0], [1.0]]], [[[1.0], [0.0]]]])
     values = torch.tensor([[[10.0, 11.0]], [[20.0, 21.0]]])
     assert match(cost, all_real(1, 1)).pick(values).tolist() == [[10.0], [21.0]]
+
+
+def test_questions_of_several_heads_are_answered_at_once_and_as_if_alone():
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 2, 5, 4), (1, 2, 7, 9), (2, 2, 4, 0))
+    questions = [
+        Question(
+            torch.randn(shape, generator=generator),
+            torch.rand(shape[1], shape[3], generator=generator) > 0.4,
+        )
+        for shape in shapes
+    ]
+    with Waits() as waits:
+        answers = match_all(questions)
+    assert waits.count == 2  # one copy out, one in
+    for answer, question in zip(answers, questions, strict=True):
+        for found, alone in zip(answer, match(*question), strict=True):
+            assert torch.equal(found, alone)

@@ -1,0 +1,99 @@
+"""The training step against the plain one, and adapting against finetuning.
+
+    python -m benchmarks.step        a few minutes; no GPU
+
+Random weights, drawn labels (`cases`); 640x352 with the paper's heads, one image, and the demo's
+network at its size and batch. Learning rates are 0, so that all ways see the same weights.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from bench.data.sample import Batch
+from bench.model.build import losses
+from bench.model.multitask import MultiTask
+from bench.train.engine import take_step
+from bench.train.optim import adamw
+from benchmarks.cases import make_batch, make_model
+from benchmarks.counts import operations
+from benchmarks.figures import HEADER, Figure, figure, timed
+from benchmarks.plain import Plain
+from protocols.presets import protocol
+from protocols.stages import Protocol, Stage
+
+THREADS = 2
+CASES = {"paper": (1, (352, 640), 3), "demo": (4, (96, 160), 9)}  # images, size, rounds
+EPOCHS = (6, 30)  # of the paper's two stages
+
+
+def figures() -> list[Figure]:
+    """Measure them all."""
+    torch.set_num_threads(THREADS)
+    return [one for preset in CASES for one in of_preset(preset)]
+
+
+def of_preset(preset: str) -> list[Figure]:
+    """Measure the steps of one network."""
+    images, size_hw, rounds = CASES[preset]
+    base, batch = protocol("paf", preset), make_batch(images, size_hw)
+    adapt, finetune = (replace(stage, lr=1e-30) for stage in base.stages)
+    model = make_model(base)
+    quick = replace(
+        base,
+        optim=replace(base.optim, precision="bf16"),
+        model=replace(base.model, mask_loss="quarter"),
+    )
+    plain = Plain(model, base, finetune)
+    spent = timed(
+        {
+            "finetune": step(model, base, finetune, batch),
+            "plain": lambda: (model.learn(finetune.learns), plain(batch)),
+            "adapt": step(model, base, adapt, batch),
+            "quick": step(model, quick, finetune, batch),
+        },
+        rounds,
+    )
+    where = f"{preset}'s network, {images} x {size_hw[1]}x{size_hw[0]}"
+    ideal = operations(preset, adapt.learns, size_hw) / operations(preset, finetune.learns, size_hw)
+    whole = [sum(EPOCHS) * seconds for seconds in spent["finetune"]]
+    stages = [
+        EPOCHS[0] * mine + EPOCHS[1] * its
+        for mine, its in zip(spent["adapt"], spent["finetune"], strict=True)
+    ]
+    return [
+        figure(f"finetune / plain step: {where}", spent["finetune"], spent["plain"], 0.80),
+        figure(
+            f"… in bf16 with losses at a quarter / plain: {where}",
+            spent["quick"],
+            spent["plain"],
+            0.50,
+        ),
+        figure(
+            f"adapt / finetune, {ideal:.3f} of its arithmetic: {where}",
+            spent["adapt"],
+            spent["finetune"],
+            1.1 * ideal,
+        ),
+        figure(f"training of 6+30 epochs / of 36: {where}", stages, whole, 0.97),
+    ]
+
+
+def step(model: MultiTask, base: Protocol, stage: Stage, batch: Batch) -> Callable[[], object]:
+    """Return a step of a stage, with an optimiser of its own."""
+    optimiser = adamw(model.learn(stage.learns), stage, base.optim)
+    wanted = losses(base, tuple(model.heads))
+
+    def taken() -> None:
+        model.learn(stage.learns)
+        take_step(model, wanted, optimiser, base.optim, [batch])
+
+    return taken
+
+
+if __name__ == "__main__":
+    found = figures()
+    print(HEADER, *(one.row() for one in found), sep="\n")
+    sys.exit(not all(one.met for one in found))
