@@ -140,6 +140,8 @@ def _affecting(protocol: Protocol) -> dict[str, Any]:
         del values["cross_split_policy"]
     if protocol.model.mask_loss == "full":  # as it was before there was a choice
         del values["model"]["mask_loss"]
+    if not protocol.optim.compile:
+        del values["optim"]["compile"]
     return values
 
 

@@ -59,7 +59,7 @@ def kind(
             "input": asdict(protocol.input),
             "model": asdict(protocol.model),
             "adapter": asdict(protocol.adapter) if protocol.adapter else None,
-            "optim": [optim.batch, optim.accumulate, optim.precision],
+            "optim": [optim.batch, optim.accumulate, optim.precision, optim.compile],
             "scheme": None if scoring or len(tasks) == 1 else protocol.scheme,
             "ranks": 1 if scoring else ranks,
             "learns": sorted(learns),

@@ -69,6 +69,8 @@ def _timed(
         protocol, one.cell.tasks, weights_file(order), one.cell.seed, parts_files(order)
     )
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if protocol.optim.compile:
+        model.compile_maps()
     built_s = time.perf_counter() - began
     frames, speeds = _frames(one, data), dict[str, list[float]]()
     for stage in protocol.stages:

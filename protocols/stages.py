@@ -203,12 +203,14 @@ class Optim:
 
     A step's `batch` images go through the network in `accumulate` parts, where memory is short:
     BatchNorm sees one part at a time, and losses are averaged over the parts. With precision "bf16"
-    the network computes under autocast; losses, matching and all scores stay fp32.
+    the network computes under autocast; losses, matching and all scores stay fp32. `compile` lets
+    torch.compile fuse what it can, which changes rounding.
     """
 
     batch: int
     accumulate: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
 

@@ -125,15 +125,11 @@ def collate(samples: list[Sample], size_hw: tuple[int, int]) -> Batch:
     """
     count, eight_bits = len(samples), {"dtype": torch.uint8, "device": samples[0].image.device}
     images = torch.empty(count, 3, *size_hw, **eight_bits, memory_format=torch.channels_last)
-    images.zero_()
-    maps = {t: torch.full((count, *size_hw), IGNORE, **eight_bits) for t in ("sem", "driv")}
+    maps = {task: torch.empty(count, *size_hw, **eight_bits) for task in ("sem", "driv")}
     for i, sample in enumerate(samples):
-        h, w = sample.size_hw
-        images[i, :, :h, :w] = sample.image
+        _pad(sample.image, images[i], 0)
         for task, padded in maps.items():
-            label = getattr(sample, task)
-            if label is not None:
-                padded[i, :h, :w] = label
+            _pad(getattr(sample, task), padded[i], IGNORE)
     labelled = {
         "sem": [s.sem is not None for s in samples],
         "driv": [s.driv is not None for s in samples],
@@ -149,6 +145,15 @@ def collate(samples: list[Sample], size_hw: tuple[int, int]) -> Batch:
         classes=[torch.zeros(0).long() if s.classes is None else s.classes for s in samples],
         labelled={task: torch.tensor(flags) for task, flags in labelled.items()},
     )
+
+
+def _pad(pixels: Tensor | None, place: Tensor, around: int) -> None:
+    """Write pixels [..., h, w], if there are any, into the corner of a place, and around them."""
+    h, w = (0, 0) if pixels is None else pixels.shape[-2:]
+    place[..., :h, w:] = around
+    place[..., h:, :] = around
+    if pixels is not None:
+        place[..., :h, :w] = pixels
 
 
 def _targets(boxes: Boxes) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from bench.data.bdd100k import Frame
 from bench.data.classes import CLASSES
 from bench.data.loader import test_batches
 from bench.data.sample import Sample
-from bench.eval.ap import match
+from bench.eval.ap import average_precision, det_scores, match
 from bench.eval.confusion import best_constant, driv_metrics, sem_metrics
 from bench.eval.detection import Detections, Truth, det_metrics
 from bench.eval.segmentation import confusion
@@ -46,13 +46,21 @@ class Evaluation:
     truth: list[Truth] = field(default_factory=list)
     detections: list[Detections] = field(default_factory=list)
 
-    def metrics(self) -> dict[str, float]:
-        """Return the scores of all tasks, in percent."""
+    def metrics(self, *, judge: bool = True) -> dict[str, float]:
+        """Return the scores of all tasks, in percent.
+
+        Boxes are judged by pycocotools, or in a thirtieth of its time by `ap`, which agrees but for
+        rounding.
+        """
         scores: dict[str, float] = {}
         for task, matrices in self.confusions.items():
             scores |= SEG_METRICS[task](np.sum(list(matrices.values()), axis=0))
-        if self.truth:
+        if self.truth and judge:
             scores |= det_metrics(self.truth, self.detections)[0]
+        elif self.truth:
+            matches = match(self.truth, self.detections, len(CLASSES["det"]))
+            found = det_scores(average_precision(matches))
+            scores |= {name: float(score) for name, score in found.items()}
         return scores
 
     def constant(self) -> dict[str, float]:

@@ -64,7 +64,9 @@ class _MaskSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:  # pyright: ignore: the decorator
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *upstream: Tensor
+    ) -> tuple[Any, ...]:
         focal, overlap, sizes = upstream
         masks, truth, classes, counted = ctx.saved_tensors
         gradient = torch.empty_like(masks)

@@ -74,11 +74,13 @@ class MaskFormer(nn.Module):
         """What every query says after every decoder layer, from the pyramid P2..P5.
 
         - `logits` `[L, B, Q, K + 1]`: the class of the query, the last one being "no object";
-        - `masks` `[L, B, Q, h, w]`: for each pixel, the logit of belonging to the query.
+        - `masks` `[L, B, Q, h, w]`: for each pixel, the logit of belonging to the query. Only those
+          of the last layer where they are not made to learn from, `[1, B, Q, h, w]`.
         """
         pixels = self.pixel_decoder(pyramid)
         hidden = self._decode(self.project(pyramid[-1]))
-        masks = torch.einsum("lbqc,bchw->lbqhw", self.mask(hidden), pixels)
+        masked = hidden if self.training else hidden[-1:]
+        masks = torch.einsum("lbqc,bchw->lbqhw", self.mask(masked), pixels)
         return {"logits": self.classify(hidden), "masks": masks}
 
     def _decode(self, top: Float[Tensor, "B C _ _"]) -> Float[Tensor, "L B Q C"]:

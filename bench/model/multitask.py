@@ -50,6 +50,18 @@ class MultiTask(nn.Module):
         self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
         self.learns: frozenset[str] = frozenset()
 
+    def compile_maps(self) -> None:
+        """Let torch.compile fuse what makes feature maps: backbone, neck and pixel decoders.
+
+        These have one shape for all batches padded to one size. Each shape, and each part learning
+        or not, is compiled once; were there too many of them, it would be an error, and no return
+        to uncompiled code.
+        """
+        decoders = (getattr(head, "pixel_decoder", None) for head in self.heads.values())
+        for part in (self.backbone, self.neck, *decoders):
+            if part is not None:
+                part.compile(dynamic=False, fullgraph=True)
+
     def learn(self, parts: tuple[str, ...]) -> list[nn.Parameter]:
         """Let exactly these of backbone, neck, adapter and heads learn; return their parameters.
 

@@ -101,9 +101,12 @@ def train(
     if saved:
         model.load_state_dict(saved.model)
     clock, tasks = stop.Clock(), list(losses.losses)
+    compiles = _compiles(model, protocol.optim)
     for number, (stage, order) in enumerate(zip(protocol.stages, orders, strict=True)):
         if number < first:
             continue
+        if compiles:
+            torch.compiler.reset()  # what the stage before compiled counts against a limit
         parameters = model.learn(stage.learns)
         network = DistributedDataParallel(model) if dist.size() > 1 else model
         optimiser, device = adamw(parameters, stage, protocol.optim), parameters[0].device
@@ -152,7 +155,26 @@ def train(
                 stop.check()
                 _validate(model, val, protocol, stage, order, done, home)
                 window.go_on()
+        if compiles:
+            SAID.info("stage %s: %d graphs compiled in all", stage.name, compilations())
     return [_account(*pair, seconds) for pair in zip(protocol.stages, orders, strict=True)]
+
+
+def _compiles(model: MultiTask, optim: Optim) -> bool:
+    """Return whether the model is compiled from now on."""
+    if optim.compile and dist.size() > 1:
+        SAID.info("optim.compile is ignored: it is for cells on one GPU, this one has several")
+    elif optim.compile:
+        model.compile_maps()
+        return True
+    return False
+
+
+def compilations() -> int:
+    """Return how many graphs torch.compile has compiled in this process."""
+    from torch._dynamo.utils import counters  # a second or more; torch has no public name for it
+
+    return counters["stats"]["unique_graphs"]
 
 
 class Window:
@@ -335,7 +357,7 @@ def _validate(
     if any(line.items() <= there.items() for there in read_lines(home / LOG)):
         return
     scores = evaluate(model, val, protocol.input, protocol.optim.batch, home / state.SCORED)
-    append_line(home / LOG, {**line, "metrics": scores.metrics()})
+    append_line(home / LOG, {**line, "metrics": scores.metrics(judge=False)})
     model.train()
 
 

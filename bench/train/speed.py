@@ -84,7 +84,8 @@ class Arithmetic:
         if self.peak is None or size in self._of_size:
             yield
         else:
-            with FlopCounterMode(display=False) as counter:
+            # The counter sees no operators in compiled code.
+            with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
                 yield
             self._of_size[size] = counter.get_total_flops()
         if self.peak is not None:

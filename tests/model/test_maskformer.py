@@ -64,6 +64,15 @@ def test_outputs_have_the_promised_shapes():
     assert head.segment(outputs, SIZE_HW).shape == (2, CLASSES, *SIZE_HW)
 
 
+def test_to_predict_only_the_last_masks_are_made():
+    head = make_head(width=64, layers=3)
+    learning, predicting = head(make_pyramid()), head.eval()(make_pyramid())
+    torch.testing.assert_close(predicting["masks"], learning["masks"][-1:])
+    torch.testing.assert_close(
+        head.segment(predicting, SIZE_HW), head.segment(learning, SIZE_HW), rtol=0, atol=1e-6
+    )
+
+
 def test_a_projection_is_made_only_for_another_width():
     assert not any("project" in name for name in make_head().state_dict())
     assert any("project" in name for name in make_head(width=64).state_dict())
