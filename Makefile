@@ -1,11 +1,11 @@
 # make demo   sets up and runs the main job on drawn data      make test   sets up and runs the tests
 # make lint   formatting, lint, types                          Each is safe to repeat.
-# make bench  measures what needs no GPU, in ten minutes, into BENCHMARKS.md; make bench-gpu the rest
+# make bench  measures what needs no GPU, in ten minutes, into BENCHMARKS.md; bench-full, bench-gpu more
 # make parity sets up TensorFlow, haiku and transformers (2 GB) and runs the tests against them
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-gpu parity readme clean
+.PHONY: demo test lint bench bench-full bench-gpu parity readme clean
 
 demo: .venv/ready
 	$(BIN)/bench run --zoo all --protocol paf
@@ -20,6 +20,11 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.table
+
+bench-full: .venv/ready .venv-parity/ready
+	$(BIN)/python -m benchmarks.ap --full
+	PYTHONPATH=.venv-parity/transformers:. $(BIN)/python -m benchmarks.hugging_face
+	$(BIN)/python -m benchmarks.grid
 
 bench-gpu: .venv/ready
 	$(BIN)/python -m benchmarks.gpu

@@ -1,6 +1,6 @@
 """What a cell costs beside its training, and how long a thousand cells take to plan.
 
-    python benchmarks/overhead.py        a minute; no GPU
+    python -m benchmarks.overhead        a minute; no GPU
 
 Tiny cells on a small drawn data set, one after the other through the local runner, a process each:
 
@@ -12,13 +12,14 @@ tracking   the cell's run in MLflow's database, curves, scores and files
 The first cell of a `bench run` waits for the imports of them all, which stand apart.
 """
 
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from bench import track
 from bench.data.demo.draw import Counts, draw
@@ -32,36 +33,50 @@ from bench.work import work
 from runners.local import Local
 
 FRAMES = Counts(train_100k=8, train_10k=4, shared=2, val_100k=3, val_10k=2)
+HELP_S, MOST_S, SKIP_S, PLAN_S = 0.15, 3, 0.020, 2
 CELLS, THOUSAND_SEEDS = 5, 56  # 56 seeds x 9 checkpoints x 2 protocols: 1008 cells, 3 teachers
 
 
-def main() -> int:
+def rows() -> tuple[list[str], bool]:
+    """Return the rows of a Markdown table, and whether all bars are met."""
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         store = Store(Path(folder) / "runs")
         draw(Path(folder) / "data", 0, FRAMES)
         place = Place(store=store, data=f"{folder}/data", stand_ins=True)
         store.prepare()
         request = Request(zoo=("moco_v2",), protocols=("pf",), preset="tiny", schemes=("zeroing",))
-        planned = plan(cells(replace(request, seeds=tuple(range(CELLS)))), place)
+        request = replace(request, seeds=tuple(range(CELLS)))
+        planned = plan(cells(request), place)
         write_orders(planned, place)
         uri = track.default_uri(store.root)
         opened_s = timed(lambda: track.prepare(uri, store.root))
-        first, *rows = [measured(*one, place, uri) for one in run(planned, place)]
+        first, *others = [measured(*one, place, uri) for one in run(planned, place)]
         names = ("start", "records", "end", "tracking")
-        means = {name: fmean(row[name] for row in rows) for name in names}
-        for name, seconds in means.items():
-            print(f"{name:<10} {seconds:6.2f} s")
-        print(f"{'together':<10} {sum(means.values()):6.2f} s a cell")
-        print(f"once a `bench run`: what workers import: {first['start'] - means['start']:.2f} s")
-        print(f"once a `bench run`: MLflow imported, its database made: {opened_s:.2f} s")
+        means = {name: fmean(row[name] for row in others) for name in names}
+        finished: list[PlannedCell] = []
+        skipping_s = timed(lambda: finished.extend(plan(cells(request), place))) / CELLS
+        assert not any(one.to_run for one in finished)
         grid = Request(zoo=("all",), preset="tiny", seeds=tuple(range(THOUSAND_SEEDS)))
         listed: list[PlannedCell] = []
         planning_s = timed(lambda: listed.extend(plan(cells(grid), place)))
         costing_s = timed(lambda: forecast(listed, place, jobs=None))
-        print(
-            f"{len(listed):,} cells planned in {planning_s:.2f} s, their cost in {costing_s:.2f} s"
-        )
-        return int(sum(means.values()) > 3 or planning_s + costing_s > 2)
+    parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in means.items())
+    whole, planned_s = sum(means.values()), planning_s + costing_s
+    command = [sys.executable, "-m", "bench", "--help"]
+    help_s = median(
+        timed(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
+        for _ in range(9)
+    )
+    written = [
+        f"| `bench --help`, s | {help_s:.2f} | {HELP_S} |",
+        f"| what a cell costs beside its training, s: {parts} | {whole:.2f} | {MOST_S} |",
+        f"| a finished cell is skipped, ms | {1000 * skipping_s:.1f} | {1000 * SKIP_S:.0f} |",
+        f"| {len(listed):,} cells planned, and their cost, s | {planned_s:.2f} | {PLAN_S} |",
+        f"| once a `bench run`: what workers import, s | {first['start'] - means['start']:.2f} | |",
+        f"| once a `bench run`: MLflow imported, its database made, s | {opened_s:.2f} | |",
+    ]
+    met = help_s <= HELP_S and whole <= MOST_S and skipping_s <= SKIP_S and planned_s <= PLAN_S
+    return written, met
 
 
 def run(planned: list[PlannedCell], place: Place) -> Iterator[tuple[PlannedCell, float, float]]:
@@ -110,4 +125,6 @@ def timed(function: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    found, met = rows()
+    print("| | measured | at most |", "| --- | ---: | ---: |", *found, sep="\n")
+    sys.exit(not met)

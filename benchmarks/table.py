@@ -12,7 +12,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import counts, loader, step
+from benchmarks import ap, confusion, counts, loader, overhead, step, zoo_read
 from benchmarks.figures import HEADER
 
 BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
@@ -25,15 +25,34 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="a folder of BDD100K for the loader")
     data = parser.parse_args().data
     load = os.getloadavg()[0]
-    found = [*loader.figures(data), *step.figures()]
-    lines = [where(load), "", HEADER, *(one.row() for one in found), "", *counts.rows(), ""]
+    found = [
+        *step.figures(),
+        *loader.figures(data),
+        *ap.figures(),
+        *confusion.figures(),
+        *zoo_read.figures(),
+    ]
+    costs, cheap = overhead.rows()
+    lines = [
+        where(load),
+        "",
+        HEADER,
+        *(one.row() for one in found),
+        "",
+        *counts.rows(),
+        "",
+        "| | measured | at most |",
+        "| --- | ---: | ---: |",
+        *costs,
+        "",
+    ]
     text, count = MARKS.subn(
         lambda match: match[1] + "\n".join(lines) + match[2], BENCHMARKS.read_text()
     )
     assert count == 1, "BENCHMARKS.md has lost its marks"
     BENCHMARKS.write_text(text)
     print(*lines, sep="\n")
-    return int(not all(one.met for one in found))
+    return int(not (cheap and all(one.met for one in found)))
 
 
 def where(load: float) -> str:

@@ -116,14 +116,14 @@ class Local:
     def _start(self, function: Callable[[str], object], item: str, slot: int, log: Path) -> "Job":
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(self.imports))
-        told, (story, sender) = self._environment(slot), context.Pipe(duplex=False)
+        told, (story, sender) = self._told(slot), context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(function, item, told, log, sender))
         with held_back(), _environment(told):
             process.start()
         sender.close()
         return Job(item, process, log, story)
 
-    def _environment(self, slot: int) -> dict[str, str]:
+    def _told(self, slot: int) -> dict[str, str]:
         told = {WORKER: "local"}
         told |= {f"{library}_NUM_THREADS": str(self.threads) for library in LIBRARIES}
         if self.gpus:

@@ -85,7 +85,10 @@ class Arithmetic:
             yield
         else:
             # The counter sees no operators in compiled code.
-            with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            with (
+                torch.compiler.set_stance("force_eager"),
+                FlopCounterMode(display=False) as counter,
+            ):
                 yield
             self._of_size[size] = counter.get_total_flops()
         if self.peak is not None:
