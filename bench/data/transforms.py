@@ -36,13 +36,13 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize a uint8 image [3, H, W], for training and testing alike.
+    """Resize a uint8 image [3, H, W], for training and testing alike; a GPU cannot in eight bits."""
+    in_bytes = image.device.type == "cpu"
+    return _bilinear(image, size_hw) if in_bytes else resize_in_float(image, size_hw)
 
-    A GPU cannot do it in eight bits: there it is done in float32 and rounded, which gives values
-    that differ by 1 at most.
-    """
-    if image.device.type == "cpu":
-        return _bilinear(image, size_hw)
+
+def resize_in_float(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Resize a uint8 image [3, H, W] in float32 and round: values differ by 1 at most."""
     return _bilinear(image.float(), size_hw).round().clamp(0, 255).byte()
 
 

@@ -12,7 +12,7 @@ from bench.data.bdd100k import Boxes, Frame, read
 from bench.data.loader import test_batches as scoring_batches
 from bench.data.loader import training_batches
 from bench.data.sample import Sample, collate, decode, padded
-from bench.data.transforms import fit, resize
+from bench.data.transforms import fit, resize, resize_image, resize_in_float
 from protocols.presets import protocol
 from protocols.schemes import Zeroing
 
@@ -84,6 +84,15 @@ def test_a_grey_jpeg_becomes_rgb(frame):
 )
 def test_the_short_side_is_as_asked_and_the_long_side_has_a_limit(size_hw, short, fits):
     assert fit(size_hw, short, 1280 if short > 90 else 160) == fits
+
+
+@pytest.mark.parametrize("size_hw", [(600, 1067), (90, 160), (1080, 1920)])
+def test_a_gpu_resizes_to_the_same_pixels_but_for_rounding(size_hw):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (3, 720, 1280), generator=generator, dtype=torch.uint8)
+    exact, found = resize_image(image, size_hw), resize_in_float(image, size_hw)
+    assert found.shape == (3, *size_hw)
+    assert (found.int() - exact.int()).abs().max() <= 1
 
 
 def test_resizing_keeps_labels_and_boxes_where_the_pixels_are():
