@@ -21,6 +21,7 @@ from reports.compare import (
     CONFIDENCE,
     RESAMPLES,
     Estimate,
+    between_seeds,
     estimate,
     holm,
     over_seeds,
@@ -32,6 +33,9 @@ TESTED = {"sem": "sem/mIoU", "driv": "driv/mIoU", "det": "det/mAP"}
 ONE_SEED = (
     "One seed each: intervals and tests are about these trained networks on other images. Trained "
     "again, either may come out otherwise: several --seeds tell."
+)
+SEVERAL_SEEDS = (
+    "How much seeds differ is taken to be alike in all pairs, by one score: it is pooled over them."
 )
 STAND_IN = "‡ stand-in weights or demo data: says nothing about the published checkpoint."
 
@@ -70,7 +74,7 @@ def compare(
     """
     matched, left_out = pairs(store, first, second, fits)
     notes = dict.fromkeys(left_out)
-    found = [one for pair in matched for one in _comparisons(pair, notes)]
+    found = _over_seeds([one for pair in matched for one in _comparisons(pair, notes)])
     if not found:
         raise BenchError(f"{first} and {second} have no score in common: nothing to compare.")
     corrected = holm([one.effect.p for one in found])
@@ -110,8 +114,6 @@ def _comparison(
     spread = np.array([one.values.get(metric, nothing) for one in known])
     values, spread = scores[:, 1] - scores[:, 0], spread[1::2] - spread[::2]
     effect = estimate(float(values.mean()), spread.mean(axis=0), images)
-    if len(values) > 1:
-        effect = over_seeds(values.tolist(), effect)
     alone = [estimate(float(v), s, images) for v, s in zip(values, spread, strict=True)]
     first, second = scores.mean(axis=0).tolist()
     return Comparison(
@@ -122,6 +124,16 @@ def _comparison(
         effect=effect,
         seeds=dict(zip(pair.seeds, alone, strict=True)),
     )
+
+
+def _over_seeds(found: Sequence[Comparison]) -> list[Comparison]:
+    """Return comparisons whose effects have the error between seeds, of all pairs by one score."""
+    told = []
+    for one in found:
+        alike = [other.seeds.values() for other in found if other.metric == one.metric]
+        between = between_seeds([[each.value for each in seeds] for seeds in alike])
+        told.append(replace(one, effect=over_seeds(one.effect, len(one.seeds), *between)))
+    return told
 
 
 def _same_images(pair: Pair, task: str, known: Sequence[Resampled]) -> int:
@@ -157,8 +169,10 @@ def _about(matched: Sequence[Pair], tests: int) -> Iterator[str]:
             f"difference alone; p is corrected for all {tests} tests shown (Holm), and below 0.05 "
             "a difference is called real."
         )
-    if any(len(pair.seeds) == 1 for pair in matched):
+    if all(len(pair.seeds) == 1 for pair in matched):
         yield ONE_SEED
+    elif len(matched) > 1:
+        yield SEVERAL_SEEDS
     if any(stands_in(cell.order) for pair in matched for cell in pair.cells()):
         yield STAND_IN
 

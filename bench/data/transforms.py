@@ -36,7 +36,7 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize a uint8 image [3, H, W], for training and testing alike; a GPU cannot in eight bits."""
+    """Resize a uint8 image [3, H, W], to train and to test alike; a GPU cannot in eight bits."""
     in_bytes = image.device.type == "cpu"
     return _bilinear(image, size_hw) if in_bytes else resize_in_float(image, size_hw)
 

@@ -9,6 +9,7 @@ from scipy import stats
 from reports.compare import (
     RESAMPLES,
     Estimate,
+    between_seeds,
     estimate,
     holm,
     over_seeds,
@@ -56,23 +57,58 @@ def test_images_are_drawn_with_replacement_and_always_the_same():
     np.testing.assert_array_equal(drawn, resamples(50))
 
 
-def test_errors_of_seeds_and_images_add_up_as_in_welch_s_test():
+def test_the_variance_between_seeds_is_that_of_all_pairs_together():
     random = np.random.default_rng(2)
-    seeds, images = random.normal(2, 1, 4), random.normal(0, 3, 30)
-    images -= images.mean()
-    mean = Estimate(value=seeds.mean(), error=stats.sem(images), freedom=29)
-    both, welch = over_seeds(seeds.tolist(), mean), stats.ttest_ind(seeds, images, equal_var=False)
-    assert both.p == pytest.approx(welch.pvalue)
-    ends = welch.confidence_interval(0.95)
-    assert (both.low, both.high) == pytest.approx((ends.low, ends.high))
+    groups = [random.normal(mean, 2, 4) for mean in (1, 5, 9)]
+    residual = stats.f_oneway(*groups)  # F = between / within
+    variance, freedom = between_seeds([group.tolist() for group in groups])
+    means = np.array([group.mean() for group in groups])
+    assert freedom == 9
+    assert 4 * means.var(ddof=1) / variance == pytest.approx(residual.statistic)
+    assert math.isnan(between_seeds([[1.0], [2.0]])[0])
+
+
+def test_over_seeds_without_an_error_of_images_it_is_student_s_test():
+    seeds = np.random.default_rng(2).normal(2, 1, 4)
+    mean = Estimate(value=seeds.mean(), error=0.0, freedom=29)
+    one, student = over_seeds(mean, 4, *between_seeds([seeds])), stats.ttest_1samp(seeds, 0)
+    assert one.p == pytest.approx(student.pvalue)
+    ends = student.confidence_interval(0.95)
+    assert (one.low, one.high) == pytest.approx((ends.low, ends.high))
+
+
+def test_of_one_seed_everywhere_the_error_is_that_of_images_alone():
+    mean = Estimate(value=1.0, error=0.3, freedom=29)
+    assert over_seeds(mean, 1, *between_seeds([[1.0], [3.0]])) == mean
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize(("seeds", "pairs"), [(2, 1), (2, 3), (2, 9), (3, 1), (3, 9), (5, 1)])
+def test_over_seeds_no_test_is_wrong_more_often_than_it_says(seeds, pairs, ratio):
+    """No effect; trainings differ `ratio` times as much as sets of 32 images do."""
+    random, sets = np.random.default_rng(3), 2000
+    trained = random.normal(0, ratio, (sets, pairs, seeds))
+    errors = np.sqrt(random.chisquare(31, sets) / 31)
+    values = random.normal(0, 1, sets) + trained[:, 0].mean(axis=-1)
+    p = np.array(
+        [
+            over_seeds(
+                Estimate(value=value, error=error, freedom=31), seeds, *between_seeds(groups)
+            ).p
+            for value, error, groups in zip(values, errors, trained, strict=True)
+        ]
+    )
+    assert (p < 0.05).mean() <= 0.062  # 5 %, and 2.5 errors of 2,000 sets
+    assert (p < 0.05 / 15).mean() <= 0.007
 
 
 def test_over_seeds_an_interval_holds_for_new_images_and_new_trainings():
     random, held = np.random.default_rng(3), []
     for _ in range(1000):
-        image, training = random.normal(0, 2, 60), random.normal(0, 0.4, (3, 1))
-        cells = 1.0 + image + training + random.normal(0, 1, (3, 60))
-        one = over_seeds(cells.mean(axis=1).tolist(), bootstrapped(cells.mean(axis=0)))
+        image, training = random.normal(0, 2, 60), random.normal(0, 0.4, (9, 3, 1))
+        cells = 1.0 + image + training + random.normal(0, 1, (9, 3, 60))
+        between = between_seeds(cells.mean(axis=2))
+        one = over_seeds(bootstrapped(cells[0].mean(axis=0)), 3, *between)
         held.append(one.low <= 1.0 <= one.high)
     assert 93 <= 100 * np.mean(held) <= 99
 
@@ -151,7 +187,8 @@ def test_numbers_have_the_decimals_that_their_error_leaves_a_meaning(error, text
 
 
 def test_two_seeds_that_disagree_show_nothing_and_no_interval_is_wider_than_all_there_is():
-    one = over_seeds([-19.2, 15.9], Estimate(value=-1.7, error=1.0, freedom=31))
+    mean = Estimate(value=-1.7, error=1.0, freedom=31)
+    one = over_seeds(mean, 2, *between_seeds([[-19.2, 15.9]]))
     assert (one.low, one.high) == (-100, 100)
     text = verdict(one, 1.0, 6, names=NAMES, what="driv/mIoU", of="32 images and 2 seeds")
     assert "With 32 images and 2 seeds no effect of any size is likely to be seen." in text
