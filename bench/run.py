@@ -70,7 +70,8 @@ def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) 
     if dist.rank() == 0:
         write_json(home / "load_report.json", asdict(report))
 
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device, memory_format=torch.channels_last)  # as batches are
     if dist.size() > 1:
         model.backbone = synchronised(model.backbone)
     val = data.val.values()
@@ -82,7 +83,8 @@ def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) 
     found.save(home / "preds")
     panels.keep(model, val, protocol.input, protocol.optim.batch, home)
     with whole(home / "model.safetensors") as unfinished:
-        save_file(model.state_dict(), unfinished)
+        state_dict = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(state_dict, unfinished)
     record = result(order, found, stages, started)
     resampled(home, record)
     write_json(home / "result.json", record)

@@ -12,6 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def precise(x: Tensor) -> Tensor:
+    """In float32 what has less, and all else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def xavier_conv(inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps the size, initialised as by detectron2's `c2_xavier_fill`."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)

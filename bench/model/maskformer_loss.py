@@ -16,6 +16,7 @@ from torch import Tensor
 from bench import dist
 from bench.data.classes import IGNORE
 from bench.model.focal import focal_either_way
+from bench.model.layers import precise
 from bench.model.mask_sums import mask_sums
 from bench.model.matching import Pairs, Question, match
 
@@ -71,7 +72,7 @@ class MaskFormerLoss:
         labelled: Bool[Tensor, " B"],
     ) -> Question:
         """Which query answers for which class that an image has, in each layer."""
-        logits, masks = outputs["logits"].float(), outputs["masks"].float()
+        logits, masks = precise(outputs["logits"]), precise(outputs["masks"])
         present = _present(labels, classes=logits.shape[-1] - 1)
         return Question(
             self.cost(logits, masks, labels), present & _usable(labels, labelled)[:, None]
@@ -86,7 +87,7 @@ class MaskFormerLoss:
     ) -> dict[str, Float[Tensor, " L"]]:
         """The unweighted terms of each layer; a usable image without masks is all "no object"."""
         with torch.autocast(labels.device.type, enabled=False):
-            logits, masks = outputs["logits"].float(), outputs["masks"].float()
+            logits, masks = precise(outputs["logits"]), precise(outputs["masks"])
             pairs = pairs or match(*self.question(outputs, labels, usable))
             present = _present(labels, classes=logits.shape[-1] - 1) & usable[:, None]
             count = dist.over_all(present.sum()).clamp(min=1)
@@ -107,8 +108,8 @@ class MaskFormerLoss:
         """What it costs each query to answer for each class, judged at the size of `masks`."""
         small = _shrunk(labels, masks)[:, None].flatten(2)
         classes = torch.arange(logits.shape[-1] - 1, device=labels.device)
-        inside = (small == classes[:, None]).float()
-        counted = self._counted(small).float()
+        inside = (small == classes[:, None]).to(masks.dtype)
+        counted = self._counted(small).to(masks.dtype)
         # Layer by layer, for all of them at once would be written to memory and read again.
         by_layer = [self._mask_cost(layer.flatten(2), inside, counted) for layer in masks]
         return torch.stack(by_layer) - self.ce_weight * logits.softmax(-1)[..., :-1]

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from bench.model.layers import precise
+
 FINEST, COARSEST = 2, 5  # P2..P5, level k has stride 2**k
 BINS = 7
 SAMPLES = 2 * BINS  # along each side: two in a bin
@@ -29,10 +31,10 @@ class Table(NamedTuple):
 
 
 def make_table(pyramid: list[Float[Tensor, "B C _ _"]]) -> Table:
-    """The pyramid P2..P5 laid out for `pool`, in float32."""
+    """The pyramid P2..P5 laid out for `pool`, in float32 or more."""
     cells = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) for x in pyramid])
     sizes_hw = tuple((x.shape[-2], x.shape[-1]) for x in pyramid)
-    return Table(cells.float(), *_places(len(pyramid[0]), sizes_hw, pyramid[0].device))
+    return Table(precise(cells), *_places(len(pyramid[0]), sizes_hw, pyramid[0].device))
 
 
 @lru_cache  # to copy them to a device is to wait for it
@@ -61,7 +63,7 @@ def pool(table: Table, boxes_xyxy: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N
     get no gradient.
     """
     # Far outside of every image nothing is sampled; without this a NaN would be an invalid row.
-    boxes = boxes_xyxy.detach().float().nan_to_num().clamp(-1e6, 1e6)
+    boxes = precise(boxes_xyxy.detach()).nan_to_num().clamp(-1e6, 1e6)
     images, count = boxes.shape[:2]
     level = level_of(boxes) - FINEST
     scaled = boxes / 2.0 ** (level + FINEST)[..., None]

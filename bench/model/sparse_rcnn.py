@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from bench.model.layers import xavier_matrices
+from bench.model.layers import precise, xavier_matrices
 from bench.model.pool import BINS, Table, make_table, pool
 
 CLASS_PRIOR = 0.01  # the score of every class before training
@@ -96,7 +96,7 @@ class Stage(nn.Module):
         x = self.norm1(x + attended)
         x = self.norm2(x + self.interact(x, pool(table, boxes_xyxy)))
         x = self.norm3(x + self.reduce(F.relu(self.expand(x))))
-        deltas = self.deltas(self.box_branch(x)).float()
+        deltas = precise(self.deltas(self.box_branch(x)))
         return self.classify(self.class_branch(x)), decode_boxes(deltas, boxes_xyxy), x
 
 

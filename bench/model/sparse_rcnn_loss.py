@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench import dist
 from bench.model.focal import focal, focal_either_way
+from bench.model.layers import precise
 from bench.model.matching import Pairs, Question, match
 
 
@@ -91,7 +92,7 @@ class SparseRCNNLoss:
         labelled: Bool[Tensor, " B"],
     ) -> Question:
         """Which proposal answers for which target box, in each stage."""
-        logits, boxes = outputs["logits"].float(), outputs["boxes_xyxy"].float()
+        logits, boxes = precise(outputs["logits"]), precise(outputs["boxes_xyxy"])
         targets = pad_targets(boxes_xyxy, classes, labelled)
         return Question(self.cost(logits, boxes, targets, _shares(sizes_hw)), targets.real)
 
@@ -105,7 +106,7 @@ class SparseRCNNLoss:
         pairs: Pairs | None = None,
     ) -> dict[str, Float[Tensor, " S"]]:
         """The unweighted terms of each stage, divided by the number of target boxes."""
-        logits, boxes = outputs["logits"].float(), outputs["boxes_xyxy"].float()
+        logits, boxes = precise(outputs["logits"]), precise(outputs["boxes_xyxy"])
         targets = pad_targets(boxes_xyxy, classes, labelled)
         pairs = pairs or match(*self.question(outputs, boxes_xyxy, classes, sizes_hw, labelled))
         count = dist.over_all(targets.real.sum()).clamp(min=1)

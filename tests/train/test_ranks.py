@@ -45,7 +45,8 @@ class InOrder(Zeroing):
 def one_step(shelf, data, to, frames=slice(4), accumulate=1, train_short=(90,), frozen=False):
     """Take one step of plain gradient descent on four frames or some of them; rank 0 writes it.
 
-    Only the first two frames have boxes: of two ranks the second has none at all.
+    Only the first two frames have boxes: of two ranks the second has none at all. All is done in
+    float64, or an activation that rounding puts on the other side of 0 changes many gradients.
     """
     request = Request(zoo=("moco_v2",), protocols=("pf",), preset="tiny", overrides=PLAIN)
     protocol = cells(request)[0].protocol
@@ -62,9 +63,10 @@ def one_step(shelf, data, to, frames=slice(4), accumulate=1, train_short=(90,), 
     order = InOrder(frames=used, epochs=1, batch=len(used), seed="1")
     model.learn(LEARNS)
     model.backbone.train(not frozen)
-    network = model
     if dist.size() > 1:
         model.backbone = synchronised(model.backbone)
+    network = model.to(torch.float64, memory_format=torch.channels_last)
+    if dist.size() > 1:
         network = torch.nn.parallel.DistributedDataParallel(model)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     sizes = replace(protocol.input, train_short=train_short, max_long=256)
@@ -82,8 +84,8 @@ def after(step, shelf, data, to, *more):
     return torch.load(to)
 
 
-@pytest.mark.parametrize(("frozen", "tolerance"), [(True, 1e-5), (False, 1e-4)])
-def test_two_ranks_take_the_step_of_one_process(stand_ins, streets, tmp_path, frozen, tolerance):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_two_ranks_take_the_step_of_one_process(stand_ins, streets, tmp_path, frozen):
     how = (slice(4), 1, (64, 128), frozen)  # BatchNorm with its own statistics, or over all ranks
     alone = after(one_step, stand_ins, streets, tmp_path / "alone.pt", *how)
     together(one_step, (stand_ins, streets, tmp_path / "two.pt", *how), 2)
@@ -96,7 +98,7 @@ def test_two_ranks_take_the_step_of_one_process(stand_ins, streets, tmp_path, fr
     assert two["sizes_hw"].amax(0).tolist() != alone["sizes_hw"].amax(0).tolist()  # padded further
     for name in alone.keys() - {"boxes", "sizes_hw"}:
         one, other = alone[name].double(), two[name].double()
-        assert (one - other).abs().max() <= tolerance * one.abs().max(), name
+        assert (one - other).abs().max() <= 1e-6 * one.abs().max(), name
 
 
 def prepared_for_two(store, data):
