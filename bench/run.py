@@ -71,7 +71,7 @@ def train_and_score(home: Path, order: dict[str, Any], started: dict[str, Any]) 
         write_json(home / "load_report.json", asdict(report))
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device, memory_format=torch.channels_last)  # as batches are
+    model.to(device).to(memory_format=torch.channels_last)  # as batches are
     if dist.size() > 1:
         model.backbone = synchronised(model.backbone)
     val = data.val.values()

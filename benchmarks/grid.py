@@ -38,7 +38,7 @@ class Took(NamedTuple):
 def took(store: Path) -> list[Took]:
     """Return what a store's cells and pseudo labels took."""
     found = []
-    for home in sorted((*(store / "cells").iterdir(), *(store / "pseudo").iterdir())):
+    for home in sorted((*store.glob("cells/[!.]*"), *store.glob("pseudo/[!.]*"))):
         attempts = (home / "attempts.jsonl").read_text().splitlines()
         assert len(attempts) == 1, f"{home} took {len(attempts)} attempts"
         began = datetime.fromisoformat(json.loads(attempts[0])["time"]).timestamp()
