@@ -120,7 +120,7 @@ def _beside(table: Table, request: Request, frame: DataFrame) -> Table:
         remarks.append(f"--set {', '.join(request.overrides)} is not the paper's value")
     if frame["stand_in"].any():
         remarks.append("its values do not compare with rows that have ‡")
-    return beside(table, tuple(remarks))
+    return beside(table, tuple(remarks), comparable=request.preset == "paper")
 
 
 def text_of(table: Table, form: str = "console") -> str:

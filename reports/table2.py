@@ -199,7 +199,8 @@ def _gain(before: Entry, after: Entry) -> Entry:
         paper=paper,
         form="+.1f",
     )
-    return replace(gain, within=within(gain))
+    known = before.within is not None and after.within is not None
+    return replace(gain, within=within(gain) if known else None)
 
 
 def _wide_reference(row: Row, columns: Iterable[Column]) -> Row:

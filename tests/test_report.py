@@ -73,6 +73,19 @@ def test_other_values_than_the_papers_are_said_not_to_compare(tmp_path):
     assert "its values do not compare with rows that have ‡" in notes()
 
 
+def test_the_demo_s_rows_are_not_marked_as_agreeing_with_the_paper_or_not(say, tmp_path):
+    for seed in (0, 1):
+        request = table("4", Request(preset="tiny", seeds=(seed,)))
+        for one in cells(request):
+            scores = {"sem/mIoU": 60.0 + seed, "driv/mIoU": 80.0 + seed}
+            stored.done(tmp_path / "runs", one, metrics=scores)
+    words = ("report", "--table", "4", "--seeds", "0,1", "--store", tmp_path / "runs", *TINY)
+    _, out, _ = say(*words, "--paper", "--format", "json")
+    entries = [one for row in json.loads(out)["rows"] for one in row["cells"]]
+    assert sum(one["difference"] is not None for one in entries) == 10
+    assert {one["within"] for one in entries} == {None}
+
+
 def test_settings_and_heads_that_the_paper_does_not_have_get_none_of_its_values(tmp_path):
     for more in ({"settings": ("full",)}, {"heads": "conv"}, {"tasks": ("sem",)}):
         (found,) = tables(Request(**more), Store(tmp_path), paper=True).values()

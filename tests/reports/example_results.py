@@ -49,7 +49,7 @@ def measured():
     frame["device"] = ["NVIDIA H200" if is_done else None for is_done in done]
     frame["gpus"] = 1
     for metric in METRICS:
-        known = frame["zoo"] == "detco"
+        known = frame["zoo"].isin(["byol", "detco"])
         frame[f"{metric} low"] = (frame[metric] - 1.5).where(known)
         frame[f"{metric} high"] = (frame[metric] + 1.5).where(known)
     return frame
