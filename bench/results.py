@@ -107,6 +107,8 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "hours": None,
         "device": None,
         "gpus": 1,
+        "data": None,
+        "drawn": False,
         "unknown": None,
         **dict.fromkeys(
             (f"{metric}{end}" for metric in METRICS for end in ("", " low", " high")), float("nan")
@@ -116,6 +118,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         return row
     row["key"] = order["key"]
     row["stand_in"] = stands_in(order)
+    row |= {"data": order["data"]["name"], "drawn": order["data"]["drawn"]}
     if now == "failed":
         row["error"] = error_of(home)
     if now == "done":

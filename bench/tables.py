@@ -21,7 +21,7 @@ from reports.paper import beside, papers_tables
 from reports.render import render
 from reports.rows import Part, by_rows
 from reports.table2 import table2
-from reports.tables import METRICS, Table, leaving_out
+from reports.tables import METRICS, Conditions, Table, leaving_out, under
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +47,8 @@ def tables(
     found = []
     for number, one in _asked(request):
         frame, stale = rows(cells(one), store, root=root, exactly=exactly)
-        table = leaving_out(_table(number, one, frame), [home.name for home in stale])
+        table = under(_table(number, one, frame), _conditions(one, frame))
+        table = leaving_out(table, [home.name for home in stale])
         found.append(_beside(table, one, frame) if paper else table)
     times, named = Counter(table.number for table in found), dict[str, Table]()
     for table in found:
@@ -97,6 +98,18 @@ def _table(number: str, request: Request, frame: DataFrame) -> Table:
         header=told.header,
         metrics=told.metrics,
         notes=told.notes,
+    )
+
+
+def _conditions(request: Request, frame: DataFrame) -> Conditions:
+    """Return what all cells of a table have in common, as far as the store knows it."""
+    first, known = cells(request)[0].protocol, frame["data"].dropna()
+    return Conditions(
+        preset=request.preset,
+        overrides=request.overrides,
+        heads=first.heads,
+        data="" if known.empty else known.iloc[0],
+        drawn=bool(frame["drawn"].any()),
     )
 
 

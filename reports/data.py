@@ -16,6 +16,8 @@ def csv(table: Table) -> str:
     """Write one line per number, reference rows included."""
     lines = [
         {
+            "table": table.number,
+            "title": table.title,
             "group": row.group,
             **_header(table, row),
             "metric": entry.metric,
@@ -42,6 +44,11 @@ def to_json(table: Table) -> dict[str, Any]:
     return {
         "table": table.number,
         "title": table.title,
+        "preset": table.conditions.preset or None,
+        "overrides": list(table.conditions.overrides),
+        "heads": table.conditions.heads or None,
+        "data": table.conditions.data or None,
+        "drawn": table.conditions.drawn,
         "columns": [metric for metric in table.metrics if metric in METRICS],
         "rows": [_row_json(table, row) for row in (*table.rows, *table.references)],
         "notes": list(table.notes),

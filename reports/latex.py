@@ -40,6 +40,7 @@ TEX = {
     "…": r"\dots{}",
     "✗": r"$\times$",
     "–": "--",
+    "\u200b": "{}",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     **{mark: rf"\textsuperscript{{{digit}}}" for digit, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
@@ -73,7 +74,8 @@ def latex(table: Table, standalone: bool = False) -> str:
 
 def tex(text: str) -> str:
     """Escape for LaTeX; a letter that its default fonts lack becomes a question mark."""
-    known = (TEX.get(c, c if ord(c) <= LAST_LATIN_LETTER else "?") for c in text)
+    apart = text.replace("--", "-\u200b-")  # two hyphens, as of --set, would become a dash
+    known = (TEX.get(c, c if ord(c) <= LAST_LATIN_LETTER else "?") for c in apart)
     return "".join(known)
 
 

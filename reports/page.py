@@ -99,11 +99,12 @@ class Page:
 
     `cells` says by key what is known of each cell, as sections of (term, value); `panels` are the
     pictures of each section by its id (s0, s1, …), `legend` the classes of each task with their
-    colours. `origin` says where all numbers are from, `tables` are tables of the paper as HTML, by
-    title.
+    colours. `origin` says where all numbers are from, `conditions` what is not the paper's in them;
+    `tables` are tables of the paper as HTML, by title.
     """
 
     title: str
+    conditions: str
     sections: Sequence[Section]
     cells: Mapping[str, Any]
     panels: Mapping[str, Any]

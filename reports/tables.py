@@ -150,6 +150,31 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What all rows of a table have in common: preset, values of `--set`, heads, and the data.
+
+    Empty is what nobody knows, as of the data before anything was run.
+    """
+
+    preset: str = ""
+    overrides: tuple[str, ...] = ()
+    heads: str = ""
+    data: str = ""
+    drawn: bool = False
+
+    @property
+    def told(self) -> str:
+        """What of these is not the paper's, and the data, in words."""
+        said = {
+            f"preset {self.preset}": self.preset not in ("", "paper"),
+            f"--set {' '.join(self.overrides)}": self.overrides,
+            f"{self.heads} heads": self.heads not in ("", "transformer"),
+            f"data {self.data}{' (drawn)' * self.drawn}": self.data,
+        }
+        return ", ".join(words for words, holds in said.items() if holds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """A table as values: `rows` by group in order, `references` below a rule, `notes` below all.
 
@@ -166,6 +191,7 @@ class Table:
     notes: tuple[str, ...]
     causes: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
+    conditions: Conditions = Conditions()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -328,6 +354,12 @@ def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ..
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
         *(f"{failed}{superscript(number)} failed: {cause}" for cause, number in causes.items()),
     )
+
+
+def under(table: Table, conditions: Conditions) -> Table:
+    """Say of a table what its rows have in common, in its title too."""
+    title = "; ".join(filter(None, (table.title, conditions.told)))
+    return replace(table, title=title, conditions=conditions)
 
 
 def leaving_out(table: Table, stale: Sequence[str]) -> Table:

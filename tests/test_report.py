@@ -73,6 +73,31 @@ def test_other_values_than_the_papers_are_said_not_to_compare(tmp_path):
     assert "its values do not compare with rows that have ‡" in notes()
 
 
+@pytest.mark.parametrize("form", ["console", "markdown", "latex", "csv", "html"])
+def test_every_format_tells_what_is_not_the_papers_and_the_data(form, say, tmp_path):
+    request = Request(zoo=("clip",), preset="tiny", heads="conv", overrides=("optim.batch=8",))
+    stored.done(tmp_path, cells(request)[0])
+    words = ("report", "--zoo", "clip", "--heads", "conv", "--set", "optim.batch=8", *TINY)
+    _, out, _ = say(*words, "--store", tmp_path, "--format", form)
+    told = "; preset tiny, --set optim.batch=8, conv heads, data demo (drawn)"
+    assert told in " ".join(out.replace("-{}-", "--").split())
+
+
+def test_json_tells_preset_overrides_heads_and_data(say, tmp_path):
+    keys = ("preset", "overrides", "heads", "data", "drawn")
+
+    def told(*words):
+        _, out, _ = say("report", *words, "--store", tmp_path, "--format", "json")
+        return [json.loads(out)[key] for key in keys]
+
+    stored.done(tmp_path, cells(Request(zoo=("clip",)))[0])
+    assert told("--zoo", "clip", "--preset", "paper") == ["paper", [], "transformer", "demo", True]
+    words = ("--table", "d2", "--set", "optim.batch=8", *TINY)
+    assert told(*words) == ["tiny", ["optim.batch=8"], "conv", None, False]
+    found = tables(Request(zoo=("clip",)), Store(tmp_path / "none"))["table2"]
+    assert found.title == "Every checkpoint under both protocols (disjoint-normal, self-training)"
+
+
 def test_the_demo_s_rows_are_not_marked_as_agreeing_with_the_paper_or_not(say, tmp_path):
     for seed in (0, 1):
         request = table("4", Request(preset="tiny", seeds=(seed,)))
