@@ -98,6 +98,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "protocol": cell.protocol.name,
         "setting": cell.setting,
         "scheme": cell.protocol.scheme,
+        "tasks": cell.tasks,
         "seed": cell.seed,
         "state": "pending" if now == "preempted" else now,
         "error": None,

@@ -76,7 +76,7 @@ def by_rows(
 def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
     check(part.results)
     cells = cells_of(part.results)
-    number_causes(cells, causes)
+    number_causes(cells, causes, metrics)
     entries = (
         entry_of(cells, metric, causes)
         if metric.partition("/")[0] in part.tasks

@@ -1,9 +1,10 @@
 """What a table is made of, and how seeds become one entry of it.
 
 The DataFrame that tables are made from has one row per cell (one training run with one seed) and
-the columns CELL_COLUMNS and METRICS. Metrics are percentages 0-100, NaN where a cell has none. It
-may have `<metric> low` and `<metric> high` (a 95 % interval of one cell over validation frames),
-and `hours`, `device`, `gpus` (what training took: see reports/cost.py).
+the columns CELL_COLUMNS and METRICS. Metrics are percentages 0-100, NaN where a cell has none; one
+that a finished cell lacks for one of its `tasks` has failed. It may have `<metric> low` and
+`<metric> high` (a 95 % interval of one cell over validation frames), and `hours`, `device`, `gpus`
+(what training took: see reports/cost.py).
 """
 
 import math
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from reports.cost import Cost
 
 CELL_COLUMNS = (
-    *("zoo", "label", "family", "protocol", "setting", "scheme", "seed"),
+    *("zoo", "label", "family", "protocol", "setting", "scheme", "tasks", "seed"),
     *("state", "error", "stand_in", "key"),
 )
 METRICS = {  # metric: the heading above it, its own heading
@@ -239,17 +240,20 @@ def cells_of(results: "DataFrame") -> list[Cell]:
     return sorted(results.to_dict("records"), key=lambda cell: cell["seed"])
 
 
-def number_causes(cells: list[Cell], causes: dict[str, int]) -> None:
-    """Add to `causes` why cells failed, each cause with the number of its footnote."""
+def number_causes(
+    cells: list[Cell], causes: dict[str, int], metrics: Iterable[str] = METRICS
+) -> None:
+    """Add to `causes` why cells lack one of these metrics, each with the number of its footnote."""
     for cell in cells:
-        if cell["state"] == "failed":
-            causes.setdefault(_one_line(cell["error"]), len(causes) + 1)
+        for metric in metrics:
+            if (cause := _cause(cell, metric)) is not None:
+                causes.setdefault(cause, len(causes) + 1)
 
 
 def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry:
     """Return the number that cells, which differ by their seeds, have of a metric."""
     done = [cell for cell in cells if cell["state"] == "done" and not math.isnan(cell[metric])]
-    failed = {_one_line(cell["error"]) for cell in cells if cell["state"] == "failed"}
+    failed = {cause for cell in cells if (cause := _cause(cell, metric)) is not None}
     values = tuple(float(cell[metric]) for cell in done)
     return Entry(
         metric=metric,
@@ -259,11 +263,25 @@ def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry
         seeds=tuple(cell["seed"] for cell in done),
         values=values,
         interval=_interval(done[0], metric) if len(done) == 1 else None,
-        state=_state({cell["state"] for cell in cells}, bool(values)),
+        state=_state(cells, metric, failed=bool(failed)),
         failures=tuple(sorted(causes[cause] for cause in failed)),
         stand_in=any(cell["stand_in"] for cell in done),
         keys=tuple(cell["key"] for cell in done),
     )
+
+
+def _cause(cell: Cell, metric: str) -> str | None:
+    """Say why a cell has failed to have a metric; None where it has it, or is not to have it."""
+    if not _is_of(cell, metric):
+        return None
+    if cell["state"] == "failed":
+        return _one_line(cell["error"])
+    lacks = cell["state"] == "done" and math.isnan(cell[metric])
+    return f"finished, but its result has no {metric}" if lacks else None
+
+
+def _is_of(cell: Cell, metric: str) -> bool:
+    return metric.partition("/")[0] in cell["tasks"]
 
 
 def _interval(cell: Cell, metric: str) -> tuple[float, float] | None:
@@ -271,14 +289,13 @@ def _interval(cell: Cell, metric: str) -> tuple[float, float] | None:
     return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
 
 
-def _state(states: set[str], has_value: bool) -> str:
-    """Name what is missing, worst first; empty when all seeds are done."""
-    for state in ("failed", "running", "pending"):
-        if state in states:
-            return state
-    if not states:
-        return "pending"
-    return "" if has_value else "na"
+def _state(cells: list[Cell], metric: str, *, failed: bool) -> str:
+    """Name what is missing, worst first; empty when all seeds have the metric."""
+    if cells and not any(_is_of(cell, metric) for cell in cells):
+        return "na"
+    states = {cell["state"] for cell in cells} or {"pending"}
+    names = [*(["failed"] if failed else []), "running", "pending"]
+    return next((state for state in names if state in states or state == "failed"), "")
 
 
 def _one_line(error: object) -> str:

@@ -82,6 +82,34 @@ def test_notes_explain_each_mark_that_is_used_and_no_other():
     assert [note[0] for note in table2(done).notes] == ["p", "†"]
 
 
+def test_a_number_that_a_finished_cell_lacks_has_failed_and_is_not_ranked():
+    lacking = (math.nan, *SEVEN[1:])
+    frame = pd.DataFrame(
+        [
+            cell("byol", "pf", 0, values=(99.0, *SEVEN[1:])),
+            cell("byol", "pf", 1, values=lacking),
+            cell("detco", "pf", values=lacking),
+            cell("moco_v2", "pf", values=(40.0, *SEVEN[1:])),
+            cell("clip", "pf", values=(30.0, *SEVEN[1:])),
+        ]
+    )
+    table = table2(frame)
+    byol, detco, moco, clip = (
+        entries(table, model, "pf")["sem/mIoU"] for model in ("BYOL", "DetCo", "MoCo-v2", "CLIP")
+    )
+    assert (byol.state, byol.n, byol.mark) == ("failed", 1, "✗¹†")
+    assert (detco.state, detco.mean, detco.mark) == ("failed", None, "✗¹")
+    assert [e.best for e in (byol, moco, clip)] == [False, True, False]
+    assert "✗¹ failed: finished, but its result has no sem/mIoU" in table.notes
+    assert entries(table, "BYOL", "pf")["sem/pACC"].n == 2
+
+
+def test_a_task_that_no_cell_of_a_row_has_does_not_apply_before_it_is_run_either():
+    table = table2(pd.DataFrame([cell("byol", "pf", state="pending", tasks=("sem",))]))
+    marks = [entry.mark for entry in table.rows[0].entries]
+    assert marks == ["·", "·", *["–"] * 5]
+
+
 def test_equal_causes_share_a_footnote():
     frame = pd.DataFrame(
         [cell(zoo, "pf", 0, "failed", error="Disk full") for zoo in ("byol", "detco")]
