@@ -75,8 +75,8 @@ def _of_grid(request: Request) -> list[tuple[str, Request]]:
 def _table(number: str, request: Request, frame: DataFrame) -> Table:
     """Lay out one table of a request from the rows of its cells."""
     told = PAPER_TABLES[number]
-    constant = {k: v for k, v in constants(frame).items() if k in (told.metrics or METRICS)}
-    references = {"Best constant prediction": constant} if constant else {}
+    constant = constants(frame, told.metrics or METRICS)
+    references = {"Best constant prediction": constant} if constant.values else {}
     if not told.metrics:  # Table 2's layout: by family, whatever the checkpoints
         return table2(frame, references, number=number, title=told.title, notes=told.notes)
     parts = [

@@ -108,7 +108,7 @@ def _title(entry: Entry, causes: tuple[str, ...]) -> str:
     said = [f"failed: {causes[number - 1]}" for number in entry.failures]
     if entry.state in ("pending", "running"):
         said.append(entry.state)
-    if entry.n:
+    if entry.seeds:
         values = ", ".join(f"{value:.2f}" for value in entry.values)
         seeds = ", ".join(map(str, entry.seeds))
         said.append(f"{values} (seed{'s' * (entry.n > 1)} {seeds})")

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from reports import wording
 from reports.drawing import BETTER, FAINT, HUES, INK, MUTED, PAPER, WORSE
+from reports.entries import cells_of, entry_of, number_causes
 from reports.plots import MAIN, TASKS
 from reports.tables import (
     FAMILIES,
@@ -29,10 +30,7 @@ from reports.tables import (
     Cell,
     Entry,
     Row,
-    cells_of,
-    entry_of,
     explained,
-    number_causes,
     ranked,
 )
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from reports.cost import ALL, RATIO, cost_of
+from reports.entries import cells_of, entry_of, number_causes
 from reports.paper import within
 from reports.tables import (
     FAMILIES,
@@ -15,16 +16,14 @@ from reports.tables import (
     Cell,
     Column,
     Entry,
+    Reference,
     ReportError,
     Row,
     Table,
-    cells_of,
     check,
     columns_of,
-    entry_of,
     explained,
     listed,
-    number_causes,
     ranked,
     reference,
 )
@@ -40,7 +39,7 @@ WORST_FIRST = ("failed", "na", "running", "pending")
 
 def table2(
     results: "DataFrame",
-    references: Mapping[str, Mapping[str, float]] | None = None,
+    references: Mapping[str, Reference] | None = None,
     *,
     number: str = "2",
     title: str = "Every checkpoint under both protocols",
@@ -50,7 +49,7 @@ def table2(
 
     A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and one for each
     other protocol in the results; a protocol without any cell is pending. `references` are further
-    rows, by name: metric to value. `number`, `title` and further `notes` are for a table of the
+    rows, by name. `number`, `title` and further `notes` are for a table of the
     same layout.
     """
     check(results)

@@ -1,4 +1,4 @@
-"""What a table is made of, and how seeds become one entry of it.
+"""What a table is made of.
 
 The DataFrame that tables are made from has one row per cell (one training run with one seed) and
 the columns CELL_COLUMNS and METRICS. Metrics are percentages 0-100, NaN where a cell has none; one
@@ -8,10 +8,8 @@ that a finished cell lacks for one of its `tasks` has failed. It may have `<metr
 """
 
 import math
-import statistics
-import textwrap
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,10 +64,10 @@ class Entry:
 
     `mean` and the sample deviation `std` are over the `n` seeds that are done, whose `values` are
     kept. `state` is a name of MARKS when seeds are missing or the metric does not apply, and empty
-    otherwise. `failures` are the numbers of the footnotes with the causes, `keys` the cells behind
-    `mean`. `interval` is that of a single cell. `paper` is the published value, and `within` says
-    whether it lies within the spread, None where that is unknown (reports/paper.py). `form` is how
-    the value is printed.
+    otherwise. What was not trained has a value and no seeds. `failures` are the numbers of the
+    footnotes with the causes, `keys` the cells behind `mean`. `interval` is that of a single cell.
+    `paper` is the published value, and `within` says whether it lies within the spread, None where
+    that is unknown (reports/paper.py). `form` is how the value is printed.
     """
 
     metric: str
@@ -92,7 +90,7 @@ class Entry:
     @property
     def mark(self) -> str:
         """All marks of this entry, such as `†‡`, `·` or `✗¹`."""
-        one_seed = ONE_SEED if self.n == 1 else ""
+        one_seed = ONE_SEED if len(self.seeds) == 1 else ""
         stand_in = STAND_IN if self.stand_in else ""
         return self.state_mark + one_seed + stand_in
 
@@ -235,94 +233,37 @@ def listed(values: Iterable[object]) -> str:
     return ", ".join(f"'{value}'" for value in dict.fromkeys(values))
 
 
-def cells_of(results: "DataFrame") -> list[Cell]:
-    """Return the rows of a DataFrame as plain values, by their seeds."""
-    return sorted(results.to_dict("records"), key=lambda cell: cell["seed"])
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Values for comparison, by metric: `keys` of the cells that each is known from, by metric too.
+
+    `stand_in` says that they are about demo data.
+    """
+
+    values: Mapping[str, float]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    stand_in: bool = False
+
+    def entry(self, metric: str) -> Entry:
+        """Return its number of a metric."""
+        if metric not in self.values:
+            return Entry(metric=metric, state="na")
+        value = self.values[metric]
+        keys = (self.keys[metric],) if metric in self.keys else ()
+        return Entry(
+            metric=metric, mean=value, n=1, values=(value,), keys=keys, stand_in=self.stand_in
+        )
 
 
-def number_causes(
-    cells: list[Cell], causes: dict[str, int], metrics: Iterable[str] = METRICS
-) -> None:
-    """Add to `causes` why cells lack one of these metrics, each with the number of its footnote."""
-    for cell in cells:
-        for metric in metrics:
-            if (cause := _cause(cell, metric)) is not None:
-                causes.setdefault(cause, len(causes) + 1)
-
-
-def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry:
-    """Return the number that cells, which differ by their seeds, have of a metric."""
-    done = [cell for cell in cells if cell["state"] == "done" and not math.isnan(cell[metric])]
-    failed = {cause for cell in cells if (cause := _cause(cell, metric)) is not None}
-    values = tuple(float(cell[metric]) for cell in done)
-    return Entry(
-        metric=metric,
-        mean=statistics.fmean(values) if values else None,
-        std=statistics.stdev(values) if len(values) > 1 else None,
-        n=len(values),
-        seeds=tuple(cell["seed"] for cell in done),
-        values=values,
-        interval=_interval(done[0], metric) if len(done) == 1 else None,
-        state=_state(cells, metric, failed=bool(failed)),
-        failures=tuple(sorted(causes[cause] for cause in failed)),
-        stand_in=any(cell["stand_in"] for cell in done),
-        keys=tuple(cell["key"] for cell in done),
-    )
-
-
-def _cause(cell: Cell, metric: str) -> str | None:
-    """Say why a cell has failed to have a metric; None where it has it, or is not to have it."""
-    if not _is_of(cell, metric):
-        return None
-    if cell["state"] == "failed":
-        return _one_line(cell["error"])
-    lacks = cell["state"] == "done" and math.isnan(cell[metric])
-    return f"finished, but its result has no {metric}" if lacks else None
-
-
-def _is_of(cell: Cell, metric: str) -> bool:
-    return metric.partition("/")[0] in cell["tasks"]
-
-
-def _interval(cell: Cell, metric: str) -> tuple[float, float] | None:
-    low, high = (cell.get(f"{metric} {end}", math.nan) for end in ("low", "high"))
-    return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
-
-
-def _state(cells: list[Cell], metric: str, *, failed: bool) -> str:
-    """Name what is missing, worst first; empty when all seeds have the metric."""
-    if cells and not any(_is_of(cell, metric) for cell in cells):
-        return "na"
-    states = {cell["state"] for cell in cells} or {"pending"}
-    names = [*(["failed"] if failed else []), "running", "pending"]
-    return next((state for state in names if state in states or state == "failed"), "")
-
-
-def _one_line(error: object) -> str:
-    words = error.strip() if isinstance(error, str) else ""
-    return textwrap.shorten(words, 200, placeholder=" …") or "no cause was recorded"
-
-
-def reference(
-    name: str,
-    values: Mapping[str, float],
-    *,
-    columns: int,
-    metrics: Iterable[str] = METRICS,
-) -> Row:
-    """Return a row for comparison, of values by metric; `columns` stand before its numbers."""
-    unknown = [metric for metric in values if metric not in METRICS]
+def reference(name: str, of: Reference, *, columns: int, metrics: Iterable[str] = METRICS) -> Row:
+    """Return a row for comparison; `columns` stand before its numbers."""
+    unknown = [metric for metric in of.values if metric not in METRICS]
     if unknown:
         raise ReportError(
             f"'{name}' has a value for {listed(unknown)}. Metrics are: {', '.join(METRICS)}."
         )
-    entries = tuple(
-        Entry(metric=metric, mean=values[metric])
-        if metric in values
-        else Entry(metric=metric, state="na")
-        for metric in metrics
-    )
-    return Row(group="Reference", header=(name, *[""] * (columns - 1)), entries=entries)
+    header = (name, *[""] * (columns - 1))
+    return Row(group="Reference", header=header, entries=tuple(map(of.entry, metrics)))
 
 
 def ranked(rows: list[Row]) -> tuple[Row, ...]:

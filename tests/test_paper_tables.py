@@ -248,6 +248,8 @@ def test_the_constant_prediction_is_known_of_all_tasks_though_cells_have_one_eac
         if row["method"] == "Best constant prediction"
     ]
     assert [found["mean"] for found in row["cells"]] == [2.5, 24.0, None, None, None]
+    assert [found["mark"] for found in row["cells"]] == ["‡", "‡", "–", "–", "–"]
+    assert [len(found["key"]) for found in row["cells"]] == [1, 1, 0, 0, 0]
 
 
 def test_d2_says_that_the_papers_values_are_not_available(tmp_path):

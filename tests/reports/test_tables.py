@@ -2,14 +2,16 @@ import math
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from example_results import REFERENCES, cell, results
 
 from reports.data import to_json
+from reports.render import render
 from reports.table2 import table2
-from reports.tables import METRICS, ReportError
+from reports.tables import METRICS, Reference, ReportError
 
 SEVEN = (59.2, 90.2, 75.6, 93.9, 25.9, 49.8, 23.4)
 
@@ -128,7 +130,7 @@ def test_best_and_second_are_judged_as_printed_among_complete_entries():
             cell("densecl", "pf", 1, "running"),
         ]
     )
-    table = table2(frame, {"Best constant prediction": {"sem/mIoU": 99.0}})
+    table = table2(frame, {"Best constant prediction": Reference(values={"sem/mIoU": 99.0})})
     ranks = {
         row.header[0]: (row.entries[0].best, row.entries[0].second)
         for row in table.rows
@@ -144,6 +146,16 @@ def test_reference_rows_stand_apart_with_gaps_where_they_have_no_value():
     (row,) = table2(results(), REFERENCES).references
     assert [entry.mean for entry in row.entries] == [3.1, None, 24.0, None, None, None, None]
     assert [entry.mark for entry in row.entries] == ["", "–", "", "–", "–", "–", "–"]
+
+
+def test_a_reference_of_demo_data_says_so_and_tells_the_cell_that_it_is_known_from():
+    of = replace(REFERENCES["Best constant prediction"], stand_in=True)
+    table = table2(results(), {"Best constant prediction": of})
+    (row,) = table.references
+    assert row.mark == "‡"
+    found = to_json(table)["rows"][-1]["cells"][0]
+    assert (found["n"], found["key"], found["mark"]) == (1, ["byol-pf-s0"], "‡")
+    assert "Best constant prediction | ‡ |" in render(table, "markdown")
 
 
 def test_results_come_in_any_order():
@@ -204,7 +216,7 @@ def test_results_that_no_table_can_show_are_refused(frame, words):
 
 def test_a_reference_with_an_unknown_metric_is_refused():
     with pytest.raises(ReportError, match="'sem/IoU'"):
-        table2(results(), {"Best constant prediction": {"sem/IoU": 3.1}})
+        table2(results(), {"Best constant prediction": Reference(values={"sem/IoU": 3.1})})
 
 
 def test_a_failure_without_a_cause_says_so():
