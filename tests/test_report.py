@@ -208,6 +208,18 @@ def test_expectations_that_cannot_be_checked_are_said(say, store, tmp_path):
     assert (code, err) == (2, f"bench: {file}, with table3 in it, has no values for table4.\n")
     file.write_text(EXPECTED + '[table3.Full]\nall = {"sem/mIoU" = 1}\n')
     assert "table3 is not checked: it is not in this report." in say(*words)[2]
+    file.write_text(EXPECTED.replace("3 = ", "6 = "))
+    code, out, err = say(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("bench: table4.6: there is no row of that name. Rows are: 1 pf, 2 paf,")
+    for far in ("nan", "inf"):
+        code, out, err = say(*words, "--tol", far)
+        assert (code, out) == (2, "")
+        assert err == f"bench: --tol is {far}: give a number of points, such as 0.5.\n"
+    words = ("--preset", "tiny", "--data", "/data/demo", "--expect", "paper", "--store", store)
+    _, _, err = say("report", "--table", "all", *words)
+    assert "table5 is not checked: there are no values for its rows." in err
+    assert "tabled2 is not checked: there are no values for its rows." in err
     code, _, err = say("report", "--table", "4", "--store", store, "--tol", "1")
     assert (code, err) == (2, "bench: --tol is about what is expected: it needs --expect.\n")
 
