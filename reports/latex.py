@@ -38,7 +38,7 @@ TEX = {
     "§": r"$\mathsection$",
     "·": r"$\cdot$",
     "…": r"\dots{}",
-    "✗": r"$\times$",
+    "✗": r"$\boxtimes$",  # a bare cross behind a number would be read as a product
     "–": "--",
     "\u200b": "{}",
     "†": r"$\dagger$",
@@ -138,7 +138,8 @@ def _entry(row: Row, entry: Entry) -> str:
         text = rf"\underline{{{text}}}"
     behind = tex(deviation(entry))
     small = rf" {{\scriptsize {behind}}}" if behind else ""
-    return text + small + tex(marks(row, entry))
+    mark = tex(marks(row, entry))
+    return text + small + (r"\," if text and mark else "") + mark
 
 
 def _paper(entry: Entry) -> str:

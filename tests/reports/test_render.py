@@ -128,6 +128,12 @@ def test_markdown_and_latex_escape_what_a_cause_holds():
     ) in render(table, "latex")
 
 
+def test_a_failure_in_latex_cannot_be_read_as_a_product(table):
+    text = render(table, "latex")
+    assert r"10.3\,$\boxtimes$\textsuperscript{1}" in text
+    assert r"\times$" not in text.replace(r"$\boxtimes$", "")
+
+
 def test_an_unknown_format_is_refused(table):
     with pytest.raises(ReportError, match="Unknown format 'pdf'"):
         render(table, "pdf")
