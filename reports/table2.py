@@ -79,23 +79,24 @@ def table2(
 def wide(table: Table) -> Table:
     """Put the rows of each checkpoint side by side, with what paf gains over pf behind them.
 
-    A gain is the mean of the differences between cells of one seed. Of the costs the whole is left,
+    The best and the second are those of a column. A gain is the mean of the differences between
+    cells of one seed, and no score. Of the costs the whole is left,
     and what paf takes of pf's.
     """
     if table.header != HEADER:
         raise ReportError(f"Table {table.number} has no wide layout. Tables 2 and d2 have.")
     protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
     columns = tuple(one for column in table.columns for one in _side_by_side(column, protocols))
-    rows = tuple(
+    rows = [
         _wide_row(list(same), table.columns, protocols)
         for _, same in groupby(table.rows, lambda row: (row.group, row.header[0]))
-    )
+    ]
     gains = [f"{GAIN} paf less pf, of the seeds that both have"] if {*PAIR} <= {*protocols} else []
     return replace(
         table,
         header=HEADER[:1],
         columns=columns,
-        rows=rows,
+        rows=ranked(rows),
         references=tuple(_wide_reference(row, columns) for row in table.references),
         notes=(*gains, *table.notes),
     )

@@ -267,7 +267,10 @@ def reference(name: str, of: Reference, *, columns: int, metrics: Iterable[str] 
 
 
 def ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Mark the best and the second value of every column, by what is printed: ties share."""
+    """Mark the best and the second score of every column, by what is printed.
+
+    Ties share; a column without two different values has neither.
+    """
     columns = zip(*(row.entries for row in rows), strict=True)
     marked = [_rank_column(column) for column in columns]
     return tuple(
@@ -279,15 +282,18 @@ def ranked(rows: list[Row]) -> tuple[Row, ...]:
 def _rank_column(column: tuple[Entry, ...]) -> list[Entry]:
     printed = [_printed(entry) for entry in column]
     values = sorted({value for value in printed if not math.isnan(value)}, reverse=True)
+    best, second = values[:2] if len(values) > 1 else (math.nan, math.nan)
     return [
-        replace(entry, best=value in values[:1], second=value in values[1:2])
+        replace(entry, best=value == best, second=value == second)
         for entry, value in zip(column, printed, strict=True)
     ]
 
 
 def _printed(entry: Entry) -> float:
-    """The value as printed, with one decimal; NaN where seeds are missing."""
-    return math.nan if entry.mean is None or entry.state else float(f"{entry.mean:.1f}")
+    """The score as printed, with one decimal; NaN where seeds are missing, and of what is none."""
+    if entry.metric not in METRICS or entry.form != ".1f" or entry.mean is None or entry.state:
+        return math.nan
+    return float(f"{entry.mean:.1f}")
 
 
 def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from example_results import REFERENCES, cell, results
 
 from reports.data import to_json
 from reports.render import render
-from reports.table2 import table2
+from reports.table2 import table2, wide
 from reports.tables import METRICS, Reference, ReportError
 
 SEVEN = (59.2, 90.2, 75.6, 93.9, 25.9, 49.8, 23.4)
@@ -146,6 +146,33 @@ def test_reference_rows_stand_apart_with_gaps_where_they_have_no_value():
     (row,) = table2(results(), REFERENCES).references
     assert [entry.mean for entry in row.entries] == [3.1, None, 24.0, None, None, None, None]
     assert [entry.mark for entry in row.entries] == ["", "–", "", "–", "–", "–", "–"]
+
+
+def test_side_by_side_every_column_has_its_own_best_and_second():
+    values = {"byol": (50, 60), "detco": (40, 70), "clip": (30, 80)}
+    frame = pd.DataFrame(
+        [
+            cell(zoo, protocol, values=(score, *SEVEN[1:]))
+            for zoo, scores in values.items()
+            for protocol, score in zip(("pf", "paf"), scores, strict=True)
+        ]
+    )
+    rows = {row.header[0]: row.entries for row in wide(table2(frame)).rows}
+    best = {name: [entry.best for entry in row[:3]] for name, row in rows.items()}
+    second = {name: [entry.second for entry in row[:3]] for name, row in rows.items()}
+    assert best == {
+        "BYOL": [True, False, False],
+        "DetCo": [False, False, False],
+        "CLIP": [False, True, False],
+    }
+    assert [name for name, (pf, paf, _) in second.items() if pf and paf] == ["DetCo"]
+
+
+def test_a_column_of_equal_values_has_no_best():
+    frame = pd.DataFrame([cell(zoo, "pf", values=SEVEN) for zoo in ("byol", "detco")])
+    table = table2(frame)
+    assert not any(entry.best or entry.second for row in table.rows for entry in row.entries)
+    assert "Best in bold" not in render(table, "markdown")
 
 
 def test_a_reference_of_demo_data_says_so_and_tells_the_cell_that_it_is_known_from():
