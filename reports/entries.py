@@ -2,11 +2,10 @@
 
 import math
 import statistics
-import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from reports.tables import METRICS, Cell, Entry
+from reports.tables import METRICS, Cell, Entry, Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,6 +36,7 @@ def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
+        asked=len(cells),
         seeds=tuple(cell["seed"] for cell in done),
         values=values,
         interval=_interval(done[0], metric) if len(done) == 1 else None,
@@ -44,6 +44,20 @@ def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry
         failures=tuple(sorted(causes[cause] for cause in failed)),
         stand_in=any(cell["stand_in"] for cell in done),
         keys=tuple(cell["key"] for cell in done),
+    )
+
+
+def runs_of(cells: list[Cell]) -> tuple[Run, ...]:
+    """Return the cells of a row by their seeds, whatever became of each."""
+    return tuple(
+        Run(
+            seed=int(cell["seed"]),
+            state=cell["state"],
+            key=cell["key"] if isinstance(cell["key"], str) else None,
+            stand_in=bool(cell["stand_in"]),
+            cause=error if isinstance(error := cell["error"], str) and error else None,
+        )
+        for cell in cells
     )
 
 
@@ -76,5 +90,5 @@ def _state(cells: list[Cell], metric: str, *, failed: bool) -> str:
 
 
 def _one_line(error: object) -> str:
-    words = error.strip() if isinstance(error, str) else ""
-    return textwrap.shorten(words, 200, placeholder=" …") or "no cause was recorded"
+    words = error.split() if isinstance(error, str) else ()
+    return " ".join(words) or "no cause was recorded"

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from reports.cost import cost_of
-from reports.entries import cells_of, entry_of, number_causes
+from reports.entries import cells_of, entry_of, number_causes, runs_of
 from reports.tables import (
     Entry,
     Reference,
@@ -89,5 +89,6 @@ def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
         model=cells[0]["zoo"],
         protocol=cells[0]["protocol"],
         shaded=part.shaded,
+        runs=runs_of(cells),
         cost=cost_of(cells),
     )

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from reports.cost import ALL, RATIO, cost_of
-from reports.entries import cells_of, entry_of, number_causes
+from reports.entries import cells_of, entry_of, number_causes, runs_of
 from reports.paper import within
 from reports.tables import (
     FAMILIES,
@@ -140,6 +140,7 @@ def _row(cells: list[Cell], protocol: str, causes: dict[str, int]) -> Row:
         model=first["zoo"],
         protocol=protocol,
         shaded=protocol == "paf",
+        runs=runs_of(mine),
         cost=cost_of(mine),
     )
 
@@ -191,6 +192,7 @@ def _gain(before: Entry, after: Entry) -> Entry:
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
+        asked=max(before.asked, after.asked),
         seeds=seeds,
         values=values,
         state=next((state for state in WORST_FIRST if state in states), ""),

@@ -49,6 +49,7 @@ Cell = dict[Hashable, Any]  # one row of the DataFrame, by column
 
 MARKS = {"pending": "·", "running": "…", "failed": "✗", "na": "–"}
 STALE_NAMED = 5  # in the note; JSON has all
+LONG, LONG_PATH = 200, 48  # of causes in notes, and of paths in them, in characters
 ONE_SEED = "†"
 STAND_IN = "‡"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -62,18 +63,19 @@ class ReportError(ValueError):
 class Entry:
     """One number of a table, or the reason why there is none.
 
-    `mean` and the sample deviation `std` are over the `n` seeds that are done, whose `values` are
-    kept. `state` is a name of MARKS when seeds are missing or the metric does not apply, and empty
-    otherwise. What was not trained has a value and no seeds. `failures` are the numbers of the
-    footnotes with the causes, `keys` the cells behind `mean`. `interval` is that of a single cell.
-    `paper` is the published value, and `within` says whether it lies within the spread, None where
-    that is unknown (reports/paper.py). `form` is how the value is printed.
+    `mean` and the sample deviation `std` are over the `n` seeds that are done of those `asked` for;
+    their `values` are kept. `state` is a name of MARKS when seeds are missing or the metric does
+    not apply, and empty otherwise. What was not trained has a value and no seeds. `failures` are
+    the numbers of the footnotes with the causes, `keys` the cells behind `mean`. `interval` is that
+    of a single cell. `paper` is the published value, and `within` says whether it lies within the
+    spread, None where that is unknown (reports/paper.py). `form` is how the value is printed.
     """
 
     metric: str
     mean: float | None = None
     std: float | None = None
     n: int = 0
+    asked: int = 0
     seeds: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
     interval: tuple[float, float] | None = None
@@ -100,9 +102,25 @@ class Entry:
         return MARKS.get(self.state, "") + "".join(map(superscript, self.failures))
 
     @property
+    def few(self) -> str:
+        """How many seeds a mean is over, where it is not over all that were asked for."""
+        return f"n={self.n}" if 1 < self.n < self.asked else ""
+
+    @property
     def difference(self) -> float | None:
         """Our mean less the published value; None where one of them is missing."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One cell of a row, whatever became of it; `cause` is why it failed, as it was recorded."""
+
+    seed: int
+    state: str
+    key: str | None
+    stand_in: bool
+    cause: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +150,18 @@ class Row:
     model: str = ""
     protocol: str = ""
     shaded: bool = False
+    runs: tuple[Run, ...] = ()
     cost: "Cost | None" = None
     derived: bool = False
 
     @property
     def mark(self) -> str:
-        """† and ‡ where they hold for every number of this row."""
-        marks = [e.mark for e in self.entries if e.mean is not None and e.metric in METRICS]
-        common = (mark for mark in (ONE_SEED, STAND_IN) if all(mark in one for one in marks))
-        return "".join(common) if marks else ""
+        """How many seeds, † and ‡, where they hold for every number of this row."""
+        measured = [e for e in self.entries if e.mean is not None and e.metric in METRICS]
+        few = {entry.few for entry in measured}
+        marks = (mark for mark in (ONE_SEED, STAND_IN) if all(mark in e.mark for e in measured))
+        told = (few.pop() if len(few) == 1 else "", "".join(marks))
+        return " ".join(filter(None, told)) if measured else ""
 
     @property
     def has_paper(self) -> bool:
@@ -300,8 +321,10 @@ def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ..
     """Return the notes on what the rows use, and on nothing else."""
     entries = [entry for row in rows for entry in row.entries]
     shown = {name for row in rows for name in row.header}
-    seeds = sorted({entry.n for entry in entries if entry.n > 1})
-    span = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else ""
+    several = any(entry.n > 1 for entry in entries)
+    seeds = sorted({entry.n for entry in entries if entry.n > 1 and not entry.few})
+    span = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "the"
+    few = sorted({(entry.n, entry.asked) for entry in entries if entry.few})
     marks = {mark for entry in entries for mark in entry.mark}
     legend = {
         ONE_SEED: "one seed",
@@ -314,10 +337,32 @@ def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ..
     protocols = "; ".join(f"{name} {PROTOCOLS[name]}" for name in PROTOCOLS if name in shown)
     return (
         *([protocols] if protocols else []),
-        *([f"± sample standard deviation over {span} seeds"] if seeds else []),
+        *([f"± sample standard deviation over {span} seeds"] if several else []),
+        *(f"n={n} over {n} of the {asked} seeds that were asked for" for n, asked in few),
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
-        *(f"{failed}{superscript(number)} failed: {cause}" for cause, number in causes.items()),
+        *(
+            f"{failed}{superscript(number)} failed: {shortened(cause)}"
+            for cause, number in causes.items()
+        ),
     )
+
+
+def shortened(cause: str) -> str:
+    """Return a cause as a note has it: long paths, and what is longer yet, lose their middle.
+
+    Its end is never cut off, for there it says what to do.
+    """
+    if len(cause) <= LONG:
+        return cause
+    text = " ".join(map(_short_path, cause.split()))
+    if len(text) <= 2 * LONG:
+        return text
+    return f"{text[:LONG].rpartition(' ')[0]} … {text[-LONG:].partition(' ')[2]}"
+
+
+def _short_path(word: str) -> str:
+    long = word.count("/") > 1 and len(word) > LONG_PATH
+    return f"{word[: LONG_PATH // 3]}…{word[-LONG_PATH // 2 :]}" if long else word
 
 
 def under(table: Table, conditions: Conditions) -> Table:

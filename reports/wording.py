@@ -49,8 +49,11 @@ def marks(row: Row, entry: Entry) -> str:
     """Return the marks of an entry but those that stand on its row."""
     if entry.mean is None:
         return entry.state_mark
-    own = (mark for mark in (ONE_SEED, STAND_IN) if mark in entry.mark and mark not in row.mark)
-    return entry.state_mark + ("".join(own) if entry.metric in METRICS else "")
+    if entry.metric not in METRICS:
+        return entry.state_mark
+    own = "".join(m for m in (ONE_SEED, STAND_IN) if m in entry.mark and m not in row.mark)
+    few = f" {entry.few}" if entry.few and entry.few not in row.mark else ""
+    return entry.state_mark + own + few
 
 
 def groups(table: Table) -> Iterator[tuple[str, list[Row]]]:

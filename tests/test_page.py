@@ -192,6 +192,14 @@ def test_the_command_that_makes_a_number_again_asks_for_the_same_cell(words, tmp
     assert meant([w for w in [first, *rest] if w != "--stand-ins"]) == [one]
 
 
+def test_the_grid_counts_the_seeds_that_are_done_of_those_asked_for(page):
+    seeds = re.findall(
+        r'<td class="number" data-value="(\d)">(\d(?: of 2)?)</td>', page.read_text()
+    )
+    assert [said for _, said in seeds if "of" in said] == ["1 of 2", "1 of 2"]
+    assert all(said.startswith(value) for value, said in seeds)
+
+
 def test_the_page_refers_to_nothing_outside_itself(page):
     text = page.read_text()
     outside = re.findall(r'(?:src|href|action)="(?!data:|#)([^"]*)"|url\((?!#|data:)', text)

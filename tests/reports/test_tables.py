@@ -1,3 +1,5 @@
+import csv
+import io
 import math
 import statistics
 import subprocess
@@ -148,6 +150,22 @@ def test_reference_rows_stand_apart_with_gaps_where_they_have_no_value():
     assert [entry.mark for entry in row.entries] == ["", "–", "", "–", "–", "–", "–"]
 
 
+def test_rows_of_fewer_seeds_than_were_asked_for_say_of_how_many():
+    frame = pd.DataFrame(
+        [
+            *(cell("byol", "pf", seed, values=SEVEN) for seed in (0, 1, 2)),
+            *(cell("detco", "pf", seed, values=SEVEN) for seed in (0, 1)),
+            cell("detco", "pf", 2, "running"),
+        ]
+    )
+    table = table2(frame)
+    assert [row.mark for row in table.rows if row.protocol == "pf"] == ["", "n=2"]
+    assert "± sample standard deviation over 3 seeds" in table.notes
+    assert "n=2 over 2 of the 3 seeds that were asked for" in table.notes
+    for form in ("markdown", "console", "latex"):
+        assert "pf n=2" in render(table, form)
+
+
 def test_side_by_side_every_column_has_its_own_best_and_second():
     values = {"byol": (50, 60), "detco": (40, 70), "clip": (30, 80)}
     frame = pd.DataFrame(
@@ -204,17 +222,64 @@ def test_json_holds_what_other_programs_rely_on():
         "mean": statistics.fmean([61.0, 61.4]),
         "std": statistics.stdev([61.0, 61.4]),
         "n": 2,
+        "asked": 2,
         "seeds": [0, 1],
         "values": [61.0, 61.4],
         "interval": None,
         "state": "done",
         "failures": [],
         "mark": "",
+        "stand_in": False,
         "key": ["moco_v2-paf-s0", "moco_v2-paf-s1"],
         "paper": None,
         "difference": None,
         "within": None,
     }
+
+
+def test_json_tells_of_every_cell_its_seed_state_key_and_cause_whatever_became_of_it():
+    frame = results()
+    frame.loc[0, "key"] = None
+    rows = to_json(table2(frame))["rows"]
+    found = {(row["model"], row["protocol"]): row["runs"] for row in rows}
+    first, second = found["MoCo-v2", "pf"]
+    facts = {"stand_in": False, "cause": None}
+    assert first == {"seed": 0, "state": "done", "key": "moco_v2-pf-s0", **facts}
+    assert (second["seed"], second["state"], second["key"]) == (1, "failed", "moco_v2-pf-s1")
+    assert second["cause"] == "Loss is nan in stage_2\n(sem nan, det 3.1)"
+    assert found["CLIP", "paf"] == [{"seed": 0, "state": "running", "key": None, **facts}]
+    assert [run["state"] for run in found["DetCo", "paf"]] == ["pending"]
+    assert found["DetCo", "pf"][0]["stand_in"] is True
+    assert found["CLIP", "pf"] == []  # no cell at all
+
+
+def test_csv_tells_seeds_causes_and_stand_ins_and_which_table_a_line_is_of():
+    table = table2(results(), title="Every checkpoint", number="d2")
+    lines = [*csv.DictReader(io.StringIO(render(table, "csv")))]
+    assert {(line["table"], line["title"]) for line in lines} == {
+        ("d2", "Every checkpoint (disjoint-normal, self-training)")
+    }
+    of = {(line["model"], line["protocol"]): line for line in lines}
+    pf = of["MoCo-v2", "pf"]
+    assert (pf["n"], pf["asked"], pf["seeds"], pf["state"]) == ("1", "2", "0", "failed")
+    assert pf["cause"] == "Loss is nan in stage_2 (sem nan, det 3.1)"
+    assert [of[name, "pf"]["stand_in"] for name in ("DetCo", "BYOL")] == ["True", "False"]
+
+
+def test_a_long_cause_loses_the_middle_of_its_paths_and_keeps_what_to_do():
+    path = "/data/" + "a-long-folder/" * 20 + "weights.pth"
+    cure = "Give the folder with --data, or fetch it: bench zoo fetch moco_v2."
+    cause = f"There is no file {path}. {cure}"
+    table = table2(pd.DataFrame([cell("byol", "pf", 0, "failed", error=cause)]))
+    (note,) = [note for note in table.notes if "failed" in note]
+    assert note.endswith(f"weights.pth. {cure}")
+    assert "/data/" in note
+    assert len(note) < 200
+    (row, *_) = to_json(table)["rows"]
+    assert row["cells"][0]["failures"] == [cause]
+    endless = table2(pd.DataFrame([cell("byol", "pf", 0, "failed", error=f"{'no ' * 999}{cure}")]))
+    assert endless.notes[-1].endswith(cure)
+    assert len(endless.notes[-1]) < 420
 
 
 def with_value(column, value):
