@@ -1,7 +1,7 @@
 """How the values of a table are put into words, the same in every format that people read."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from reports.tables import METRICS, ONE_SEED, STAND_IN, Column, Entry, Row, Table
@@ -101,5 +101,10 @@ def levels(table: Table) -> int:
 
 def notes(table: Table) -> tuple[str, ...]:
     """Prepend what bold and underlined mean, for the formats that show it."""
-    ranked = any(entry.best for row in table.rows for entry in row.entries)
-    return ("Best in bold, second underlined.", *table.notes) if ranked else table.notes
+    return (*on_ranks(table.rows), *table.notes)
+
+
+def on_ranks(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the note on what bold and underlined mean, where rows have them."""
+    ranked = any(entry.best for row in rows for entry in row.entries)
+    return ("Best in bold, second underlined.",) if ranked else ()
