@@ -47,10 +47,9 @@ def table2(
 ) -> Table:
     """Lay out the paper's Table 2: every checkpoint under both protocols, grouped by family.
 
-    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and one for each
-    other protocol in the results; a protocol without any cell is pending. `references` are further
-    rows, by name. `number`, `title` and further `notes` are for a table of the
-    same layout.
+    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and where there are
+    other protocols one for each of the results; a row without any cell is pending. `references` are
+    further rows, by name. `number`, `title` and further `notes` are for a table of the same layout.
     """
     check(results)
     _check_one_of_each(results)
@@ -80,8 +79,7 @@ def wide(table: Table) -> Table:
     """Put the rows of each checkpoint side by side, with what paf gains over pf behind them.
 
     The best and the second are those of a column. A gain is the mean of the differences between
-    cells of one seed, and no score. Of the costs the whole is left,
-    and what paf takes of pf's.
+    cells of one seed, and no score. Of the costs the whole is left, and its ratio to pf's.
     """
     if table.header != HEADER:
         raise ReportError(f"Table {table.number} has no wide layout. Tables 2 and d2 have.")
@@ -119,12 +117,12 @@ def _check_one_of_each(results: "DataFrame") -> None:
 
 
 def _shown(results: "DataFrame") -> list[str]:
-    """The protocols that have rows: the table's two, unless there are others only.
+    """The protocols that have rows: those of the results, and of pf or paf alone both.
 
     The paper's come first, then a user's own as they are in the results.
     """
     there = dict.fromkeys(results["protocol"])
-    pair = PAIR if there.keys() & set(PAIR) else ()
+    pair = PAIR if {*there} <= {*PAIR} else ()
     papers = [name for name in PROTOCOLS if name in pair or name in there]
     return [*papers, *(name for name in there if name not in PROTOCOLS)]
 
@@ -148,7 +146,8 @@ def _row(cells: list[Cell], protocol: str, causes: dict[str, int]) -> Row:
 def _side_by_side(column: Column, protocols: Iterable[str]) -> list[Column]:
     """Return the columns, one a protocol, that a column becomes."""
     if column.metric not in METRICS:
-        names = {ALL: tuple(protocols), RATIO: ("",)}.get(column.metric, ())
+        others = tuple(name for name in protocols if name != "pf")
+        names = {ALL: tuple(protocols), RATIO: others}.get(column.metric, ())
     else:
         names = (*protocols, GAIN) if {*PAIR} <= {*protocols} else tuple(protocols)
     return [
@@ -171,7 +170,7 @@ def _wide_row(rows: list[Row], columns: Iterable[Column], protocols: Iterable[st
 
 def _wide_entries(of: Mapping[str, Entry], metric: str) -> list[Entry]:
     if metric == RATIO:
-        return [of["paf"]]
+        return [entry for protocol, entry in of.items() if protocol != "pf"]
     if metric not in METRICS:
         return [*of.values()] if metric == ALL else []
     return [*of.values(), *([_gain(of["pf"], of["paf"])] if {*PAIR} <= {*of} else [])]

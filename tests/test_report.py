@@ -165,6 +165,18 @@ def test_the_wide_layout_is_of_table_2_and_changes_no_record(say, store):
     assert say(*csv)[1] == say(*csv, "--layout", "wide")[1]
 
 
+def test_side_by_side_there_are_the_protocols_that_were_asked_for_and_no_other(say, tmp_path):
+    for one in cells(Request(zoo=("clip",), protocols=("lv", "pf"), preset="tiny")):
+        stored.done(tmp_path, one)
+    words = ("report", "--zoo", "clip", "--protocol", "lv,pf", "--store", tmp_path, *TINY)
+    code, out, _ = say(*words, "--layout", "wide", "--cost", "--format", "markdown")
+    header = next(line for line in out.splitlines() if line.startswith("| Model"))
+    assert code == 0
+    assert "SS mIoU pf | SS mIoU lv" in header
+    assert "Ratio to pf lv" in header
+    assert "paf" not in header
+
+
 EXPECTED = """
 [table4]
 1 = {"sem/mIoU" = 1.2, "driv/mIoU" = 1.0}

@@ -67,10 +67,20 @@ def test_every_state_has_its_mark(model, protocol, metric, mark):
     assert entries(table2(results()), model, protocol)[metric].mark == mark
 
 
+def test_pf_and_paf_are_side_by_side_where_no_other_protocol_was_asked_for():
+    def shown(*names):
+        rows = table2(pd.DataFrame([cell("byol", name, values=SEVEN) for name in names])).rows
+        return [row.header[1] for row in rows]
+
+    assert shown("paf") == shown("pf") == ["pf", "paf"]
+    assert shown("lv", "pf") == ["pf", "lv"]
+    assert shown("lv", "pf", "paf") == ["pf", "paf", "lv"]
+
+
 def test_a_users_own_protocol_has_rows_below_the_papers():
     byol = [cell("byol", name, values=SEVEN) for name in ("thaw", "paf")]
     table = table2(pd.DataFrame(byol))
-    assert [row.header[1] for row in table.rows] == ["pf", "paf", "thaw"]
+    assert [row.header[1] for row in table.rows] == ["paf", "thaw"]
     alone = table2(pd.DataFrame(byol[:1]))
     assert [row.header for row in alone.rows] == [("BYOL", "thaw")]
     assert [note[0] for note in alone.notes] == ["†"]
