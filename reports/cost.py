@@ -158,7 +158,8 @@ def _with(
 
     def entry(name: str) -> Entry:
         if name in values:
-            return Entry(metric=name, mean=values[name], form=_form(name, values[name]))
+            n, form = row.cost.n if row.cost else 0, _form(name, values[name])
+            return Entry(metric=name, mean=values[name], n=n, asked=n, form=form)
         gone = row.cost is not None or name in never
         return Entry(metric=name, state="na" if gone else missing)
 

@@ -272,7 +272,13 @@ class Reference:
         value = self.values[metric]
         keys = (self.keys[metric],) if metric in self.keys else ()
         return Entry(
-            metric=metric, mean=value, n=1, values=(value,), keys=keys, stand_in=self.stand_in
+            metric=metric,
+            mean=value,
+            n=1,
+            asked=1,
+            values=(value,),
+            keys=keys,
+            stand_in=self.stand_in,
         )
 
 
