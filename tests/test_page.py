@@ -206,6 +206,11 @@ def test_the_notes_below_the_grid_say_what_bold_and_underlined_mean(page):
     assert "<li>Best in bold, second underlined.</li>" in below
 
 
+def test_the_page_tells_its_preset_and_data_above_all_numbers(page):
+    above = page.read_text().partition('<div class="card">')[0]
+    assert "<span>Preset tiny, data demo (drawn)</span>" in above
+
+
 def cards(say, store, *words):
     code, out, _ = say(*REPORT, "--store", store, *words, "--format", "html")
     assert code == 0
