@@ -15,6 +15,7 @@ from bench.grids import cells
 from bench.results import rows
 from bench.store import whole
 from bench.tables import say_stale, tables, text_of
+from reports.entries import cells_of, number_causes
 from reports.expected import check_rows, expected, misses, read
 from reports.latex import latex
 from reports.paper import values_of
@@ -144,5 +145,8 @@ def _missed(found: Mapping[str, Table], wanted: dict[str, list[Expected]], tol: 
 
 
 def _complete(request: Request, store: Store, root: Path | None) -> bool:
+    """Return whether all cells are done with all their numbers, and none is stale."""
     frame, stale = rows(cells(request), store, root=root)
-    return bool((frame["state"] == "done").all()) and not stale
+    causes: dict[str, int] = {}
+    number_causes(cells_of(frame), causes)
+    return bool((frame["state"] == "done").all()) and not causes and not stale

@@ -13,6 +13,7 @@ from bench.store import Store
 from bench.tables import tables
 from reports import paper
 from reports.expected import expected
+from reports.tables import METRICS
 from tests import stored
 from tests.conftest import ROOT
 
@@ -163,6 +164,17 @@ def test_the_wide_layout_is_of_table_2_and_changes_no_record(say, store):
     assert (code, err) == (2, "bench: --layout wide is of Tables 2 and d2.\n")
     csv = ("report", *where, "--table", "2", "--format", "csv")
     assert say(*csv)[1] == say(*csv, "--layout", "wide")[1]
+
+
+def test_a_number_that_a_finished_cell_lacks_fails_a_strict_report(say, tmp_path):
+    (one,) = cells(Request(zoo=("clip",), protocols=("pf",), preset="tiny"))
+    words = ("report", "--zoo", "clip", "--protocol", "pf", *TINY, "--strict", "--store")
+    stored.done(tmp_path / "whole", one, metrics=dict.fromkeys(METRICS, 50.0))
+    stored.done(tmp_path / "lacking", one, metrics=dict.fromkeys(METRICS, 50.0) | {"det/mAP": None})
+    assert say(*words, tmp_path / "whole")[0] == 0
+    code, out, _ = say(*words, tmp_path / "lacking")
+    assert code == 1
+    assert "✗¹ failed: finished, but its result has no det/mAP" in out
 
 
 def test_side_by_side_there_are_the_protocols_that_were_asked_for_and_no_other(say, tmp_path):
