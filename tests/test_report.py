@@ -1,5 +1,7 @@
 """`bench report` beside the layout of tables: the paper's values, costs, expectations."""
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -82,6 +84,21 @@ def test_every_format_tells_what_is_not_the_papers_and_the_data(form, say, tmp_p
     _, out, _ = say(*words, "--store", tmp_path, "--format", form)
     told = "; preset tiny, --set optim.batch=8, conv heads, data demo (drawn)"
     assert told in " ".join(out.replace("-{}-", "--").split())
+
+
+def test_the_csv_files_of_several_tables_say_which_is_which(say, tmp_path):
+    words = ("--zoo", "clip", "--scheme", "zeroing,uniform", *TINY, "--store", tmp_path)
+    assert say("report", *words, "--format", "csv", "--out", tmp_path / "out")[0] == 0
+    titles = {}
+    for file in sorted((tmp_path / "out").iterdir()):
+        lines = [*csv.DictReader(io.StringIO(file.read_text()))]
+        ((number, titles[file.name]),) = {(line["table"], line["title"]) for line in lines}
+        assert number == "2"
+    assert titles == {
+        f"table2-{n}.csv": "Every checkpoint under both protocols "
+        f"(disjoint-normal, {scheme}); preset tiny"
+        for n, scheme in ((1, "zeroing"), (2, "uniform"))
+    }
 
 
 def test_json_tells_preset_overrides_heads_and_data(say, tmp_path):
