@@ -164,8 +164,8 @@ def shared(request: Request) -> tuple[int, int]:
 
 
 def shown(request: Request) -> tuple[str | Own, ...]:
-    """Return the protocols in a request's table: what it asks for, and pf beside paf."""
-    pair = ("pf", "paf") if {"pf", "paf"} & set(request.protocols) else ()
+    """Return the protocols in a request's table: what it asks for, and of pf or paf alone both."""
+    pair = ("pf", "paf") if set(request.protocols) <= {"pf", "paf"} else ()
     return tuple(dict.fromkeys((*pair, *request.protocols)))
 
 

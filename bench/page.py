@@ -35,9 +35,11 @@ def page_of(found: Sequence[Comparison], tables: Mapping[str, Table], store: Sto
     homes = {Path(home) for one in found for home in one.frame["folder"].dropna()}
     known = [one for one in stored(store) if one.home in homes and one.order]
     stale = dict.fromkeys(name for table in tables.values() for name in table.stale)
+    conditions = dict.fromkeys(table.conditions.told for table in tables.values())
     return page(
         Page(
             title=" and ".join(dict.fromkeys(map(_data_name, known))) or store.root.name,
+            conditions="; ".join(filter(None, conditions)),
             sections=[
                 Section(
                     name=one.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from bench.grids import cells
 from bench.results import rows
 from bench.store import whole
 from bench.tables import say_stale, tables, text_of
-from reports.expected import expected, misses, read
+from reports.entries import cells_of, number_causes
+from reports.expected import check_rows, expected, misses, read
 from reports.latex import latex
 from reports.paper import values_of
 from reports.render import Look, render
@@ -51,6 +53,8 @@ class Asked:
 
 def report(request: Request, store: Store, asked: Asked) -> int:
     """Write the tables of a request, its page and its figures as asked; return the exit code."""
+    if not isfinite(asked.tol):
+        raise click.UsageError(f"--tol is {asked.tol}: give a number of points, such as 0.5.")
     if asked.out is None and (files := [form for form in asked.formats if form in FIGURES]):
         raise click.UsageError(f"Figures are files: --format {','.join(files)} needs --out DIR.")
     paper = asked.paper or asked.expect == PAPER
@@ -109,7 +113,7 @@ def _write(file: Path, content: str | bytes) -> None:
 
 
 def _wanted(file: str, found: Mapping[str, Table]) -> dict[str, list[Expected]]:
-    """Return what is expected of each table; a mistake where that is nothing at all."""
+    """Return what is expected of each table; a mistake where that is nothing, or of no row."""
     if file == PAPER:
         wanted = {name: values_of(table) for name, table in found.items()}
         said, what = tuple(wanted), "The paper"
@@ -119,9 +123,14 @@ def _wanted(file: str, found: Mapping[str, Table]) -> dict[str, list[Expected]]:
         said, what = tuple(values), f"{file}, with {', '.join(values) or 'nothing'} in it,"
     if not any(wanted.values()):
         raise click.UsageError(f"{what} has no values for {', '.join(found)}.")
+    for name, of in wanted.items():
+        check_rows(name, found[name], of)
     for name in said:
         if not wanted.get(name):
-            click.echo(f"{name} is not checked: it is not in this report.", err=True)
+            there = (
+                "there are no values for its rows" if name in found else "it is not in this report"
+            )
+            click.echo(f"{name} is not checked: {there}.", err=True)
     return wanted
 
 
@@ -136,5 +145,8 @@ def _missed(found: Mapping[str, Table], wanted: dict[str, list[Expected]], tol: 
 
 
 def _complete(request: Request, store: Store, root: Path | None) -> bool:
+    """Return whether all cells are done with all their numbers, and none is stale."""
     frame, stale = rows(cells(request), store, root=root)
-    return bool((frame["state"] == "done").all()) and not stale
+    causes: dict[str, int] = {}
+    number_causes(cells_of(frame), causes)
+    return bool((frame["state"] == "done").all()) and not causes and not stale

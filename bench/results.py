@@ -12,7 +12,7 @@ from bench.cell import Cell
 from bench.intervals import resampled
 from bench.provenance import device
 from bench.store import Store, error_of, read_json, read_result, state
-from reports.tables import METRICS
+from reports.tables import METRICS, Reference
 from zoo.catalog import Checkpoint, find
 
 if TYPE_CHECKING:
@@ -57,17 +57,21 @@ def rows(
     return DataFrame([_row(cell, chosen.get(cell.address)) for cell in listed]), stale
 
 
-def constants(frame: DataFrame) -> dict[str, float]:
+def constants(frame: DataFrame, metrics: Iterable[str] = METRICS) -> Reference:
     """Return the scores of the best constant prediction on the frames' validation set.
 
     Each is from the first cell that has one: all cells are scored on the same frames.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
+    keys: dict[str, str] = {}
     for home in frame["folder"].dropna():
         with suppress(FileNotFoundError, BenchError):
-            scores = read_result(Path(home))["constant"]
-            found |= {k: v for k, v in scores.items() if v is not None and k not in found}
-    return found
+            result = read_result(Path(home))
+            for name in metrics:
+                value = result["constant"].get(name)
+                if value is not None and name not in values:
+                    values[name], keys[name] = value, result["key"]
+    return Reference(values=values, keys=keys, stand_in=bool(frame["drawn"].any()))
 
 
 def stands_in(order: dict[str, Any]) -> bool:
@@ -98,6 +102,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "protocol": cell.protocol.name,
         "setting": cell.setting,
         "scheme": cell.protocol.scheme,
+        "tasks": cell.tasks,
         "seed": cell.seed,
         "state": "pending" if now == "preempted" else now,
         "error": None,
@@ -107,6 +112,8 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         "hours": None,
         "device": None,
         "gpus": 1,
+        "data": None,
+        "drawn": False,
         "unknown": None,
         **dict.fromkeys(
             (f"{metric}{end}" for metric in METRICS for end in ("", " low", " high")), float("nan")
@@ -116,6 +123,7 @@ def _row(cell: Cell, home: Path | None) -> dict[str, Any]:
         return row
     row["key"] = order["key"]
     row["stand_in"] = stands_in(order)
+    row |= {"data": order["data"]["name"], "drawn": order["data"]["drawn"]}
     if now == "failed":
         row["error"] = error_of(home)
     if now == "done":

@@ -21,7 +21,7 @@ from reports.paper import beside, papers_tables
 from reports.render import render
 from reports.rows import Part, by_rows
 from reports.table2 import table2
-from reports.tables import METRICS, Table, leaving_out
+from reports.tables import METRICS, Conditions, Table, leaving_out, under
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +47,8 @@ def tables(
     found = []
     for number, one in _asked(request):
         frame, stale = rows(cells(one), store, root=root, exactly=exactly)
-        table = leaving_out(_table(number, one, frame), [home.name for home in stale])
+        table = under(_table(number, one, frame), _conditions(one, frame))
+        table = leaving_out(table, [home.name for home in stale])
         found.append(_beside(table, one, frame) if paper else table)
     times, named = Counter(table.number for table in found), dict[str, Table]()
     for table in found:
@@ -74,8 +75,8 @@ def _of_grid(request: Request) -> list[tuple[str, Request]]:
 def _table(number: str, request: Request, frame: DataFrame) -> Table:
     """Lay out one table of a request from the rows of its cells."""
     told = PAPER_TABLES[number]
-    constant = {k: v for k, v in constants(frame).items() if k in (told.metrics or METRICS)}
-    references = {"Best constant prediction": constant} if constant else {}
+    constant = constants(frame, told.metrics or METRICS)
+    references = {"Best constant prediction": constant} if constant.values else {}
     if not told.metrics:  # Table 2's layout: by family, whatever the checkpoints
         return table2(frame, references, number=number, title=told.title, notes=told.notes)
     parts = [
@@ -100,6 +101,18 @@ def _table(number: str, request: Request, frame: DataFrame) -> Table:
     )
 
 
+def _conditions(request: Request, frame: DataFrame) -> Conditions:
+    """Return what all cells of a table have in common, as far as the store knows it."""
+    first, known = cells(request)[0].protocol, frame["data"].dropna()
+    return Conditions(
+        preset=request.preset,
+        overrides=request.overrides,
+        heads=first.heads,
+        data="" if known.empty else known.iloc[0],
+        drawn=bool(frame["drawn"].any()),
+    )
+
+
 def _epochs(cell: Cell) -> tuple[str, ...]:
     return tuple(str(stage.epochs) for stage in cell.protocol.stages)
 
@@ -120,7 +133,7 @@ def _beside(table: Table, request: Request, frame: DataFrame) -> Table:
         remarks.append(f"--set {', '.join(request.overrides)} is not the paper's value")
     if frame["stand_in"].any():
         remarks.append("its values do not compare with rows that have ‡")
-    return beside(table, tuple(remarks))
+    return beside(table, tuple(remarks), comparable=request.preset == "paper")
 
 
 def text_of(table: Table, form: str = "console") -> str:

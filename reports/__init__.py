@@ -2,7 +2,7 @@
 
 A report is a pure function of results: a DataFrame goes in, a text comes out. Reading order:
 
-1. `tables`: what a table is made of; how seeds become one entry with its marks and footnotes.
+1. `tables`: what a table is made of; `entries`: how seeds become one entry of it.
 2. `table2`: every checkpoint under both protocols; `rows`: tables whose rows are named one by one.
 3. `paper`: the published numbers beside ours; `expected`: values that a table should have;
    `cost`: what training took.

@@ -5,16 +5,18 @@ times their number; None where nobody knows), `device` and `gpus` (how many trai
 """
 
 import statistics
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.tables import Cell, Column, Entry, Row, Table
 
-ALL, RATIO = "hours/all", "hours/of pf"
+ALL, RATIO = "hours/all", "ratio/to pf"
+STAGES_OF_PF = ("finetune",)
 CPU = "cpu"
 OF_PF = (
-    "of pf: all hours, in those of pf of the same checkpoint; the paper says that adapt costs no "
-    "extra training"
+    "Ratio to pf: all hours over those of pf of the same checkpoint; the paper says that adapt "
+    "costs no extra training"
 )
 
 
@@ -72,12 +74,16 @@ def with_cost(table: Table) -> Table:
     stages = tuple(dict.fromkeys(stage for cost in by_length for stage in cost.stages))
     paired = any(_base(row, table.rows) for row in table.rows)
     names = (*(f"hours/{stage}" for stage in stages), ALL, *([RATIO] if paired else []))
-    columns = (Column(metric=n, headings=("Hours", n.partition("/")[2])) for n in names)
+    columns = (Column(metric=name, headings=_headings(name)) for name in names)
+    never = _never(table.rows, names)
     return replace(
         table,
         columns=(*table.columns, *columns),
-        rows=tuple(_with(row, names, _values(row, table.rows)) for row in table.rows),
-        references=tuple(_with(row, names, {}) for row in table.references),
+        rows=tuple(
+            _with(row, names, _values(row, table.rows), never.get(row.protocol, ()))
+            for row in table.rows
+        ),
+        references=tuple(_with(row, names, {}, names) for row in table.references),
         notes=(*table.notes, *_notes(costs, paired)),
     )
 
@@ -119,14 +125,43 @@ def _values(row: Row, rows: tuple[Row, ...]) -> dict[str, float]:
     }
 
 
-def _with(row: Row, names: tuple[str, ...], values: dict[str, float]) -> Row:
+def _headings(name: str) -> tuple[str, str]:
+    above, _, own = name.partition("/")
+    return above.capitalize(), own
+
+
+def _never(rows: tuple[Row, ...], names: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return which columns never apply to a protocol: those of stages that it does not have.
+
+    Of a protocol that is not the paper's this is known once a row of it is done.
+    """
+    stages = {"pf": STAGES_OF_PF} | {
+        row.protocol: tuple(row.cost.stages) for row in rows if row.cost
+    }
+    return {
+        protocol: [
+            *(name for name in names if _is_stage(name) and name.partition("/")[2] not in mine),
+            *([RATIO] if protocol == "pf" else []),
+        ]
+        for protocol, mine in stages.items()
+    }
+
+
+def _is_stage(name: str) -> bool:
+    return name not in (ALL, RATIO)
+
+
+def _with(
+    row: Row, names: tuple[str, ...], values: dict[str, float], never: Collection[str]
+) -> Row:
     missing = next((entry.state for entry in row.entries if entry.state not in ("", "na")), "na")
 
     def entry(name: str) -> Entry:
         if name in values:
-            return Entry(metric=name, mean=values[name], form=_form(name, values[name]))
-        never = row.cost is not None or (name == RATIO and row.protocol == "pf")
-        return Entry(metric=name, state="na" if never else missing)
+            n, form = row.cost.n if row.cost else 0, _form(name, values[name])
+            return Entry(metric=name, mean=values[name], n=n, asked=n, form=form)
+        gone = row.cost is not None or name in never
+        return Entry(metric=name, state="na" if gone else missing)
 
     return replace(row, entries=(*row.entries, *map(entry, names)))
 

@@ -11,12 +11,14 @@ included: as many of these words, in their order, as tell it from the others.
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reports.tables import METRICS, ReportError, Row, Table, listed
+
+_EXAMPLE = '{"sem/mIoU" = 61.2}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,35 +48,61 @@ def expected(said: Any, table: str = "", path: tuple[str, ...] = ()) -> Iterator
     """Yield the rows of one table of such a file; ReportError for what is no row."""
     where = ".".join(filter(None, (table, *path)))
     if not isinstance(said, dict):
-        raise ReportError(f"{where} is {said!r}, not a row of values by metric.")
+        raise ReportError(f"{where} is {said!r}; it must be a table of metrics: {_EXAMPLE}.")
     if said and not any(isinstance(value, dict) for value in said.values()):
-        unknown = [name for name in said if name not in METRICS]
-        if unknown:
-            raise ReportError(f"{where}: {listed(unknown)}. Metrics are: {', '.join(METRICS)}.")
-        wrong = [value for value in said.values() if not _is_number(value)]
-        if wrong:
-            raise ReportError(f"{where}: {listed(wrong)} is no number.")
+        _check_row(where, said)
         yield Expected(path=path, values=said)
         return
     for word, inner in said.items():
         yield from expected(inner, table, (*path, word))
 
 
+def _check_row(where: str, said: Mapping[str, Any]) -> None:
+    for name, value in said.items():
+        if name not in METRICS and "/" not in name:  # a row, not a metric
+            raise ReportError(
+                f"{where}.{name} is {value!r}; it must be a table of metrics: {_EXAMPLE}."
+            )
+    unknown = [name for name in said if name not in METRICS]
+    if unknown:
+        raise ReportError(f"{where}: {listed(unknown)}. Metrics are: {', '.join(METRICS)}.")
+    wrong = [value for value in said.values() if not _is_number(value)]
+    if wrong:
+        raise ReportError(f"{where}: {listed(wrong)} is no number.")
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def misses(name: str, table: Table, rows: list[Expected], tol: float) -> list[str]:
-    """Return a line for each value of a table that is not there, or not within `tol`."""
-    found = []
+def check_rows(name: str, table: Table, rows: Iterable[Expected]) -> None:
+    """Raise `ReportError` for what names no row of a table, or several."""
     for one in rows:
-        where = " ".join((name, *one.path))
         named = [row for row in table.rows if one.names(row)]
         if len(named) != 1:
-            count = "no row of that name" if not named else f"{len(named)} rows of that name"
-            found.append(f"{where}: {count}")
-            continue
-        found += _of_row(where, named[0], one.values, tol)
+            said = f"there are {len(named)} rows" if named else "there is no row"
+            raise ReportError(
+                f"{'.'.join((name, *one.path))}: {said} of that name. "
+                f"{'Name one of' if named else 'Rows are'}: {_names(named or table.rows)}."
+            )
+
+
+def _names(rows: Sequence[Row]) -> str:
+    """List rows by their headers, and by their groups too where these do not tell them apart."""
+    alike = len({row.header for row in rows}) < len(rows)
+    words = ((*([row.group] if alike else []), *row.header) for row in rows)
+    return ", ".join(" ".join(filter(None, of)) for of in words)
+
+
+def misses(name: str, table: Table, rows: list[Expected], tol: float) -> list[str]:
+    """Return a line for each value of a table that is not there, or not within `tol`.
+
+    Each of `rows` has to name one row of it: `check_rows`.
+    """
+    found = []
+    for one in rows:
+        (named,) = [row for row in table.rows if one.names(row)]
+        found += _of_row(" ".join((name, *one.path)), named, one.values, tol)
     return found
 
 

@@ -2,9 +2,10 @@
 
 Classes: `results` the table; `group` the line that names a group; `row` a line of numbers, `shaded`
 where it is of the paper's own protocol (on a cell, where protocols are side by side), `reference`;
-`repeat` a name that the line above has too; `best`, `second`; `std`, `mark`, `paper`, `difference`
-the parts of a cell. Cells carry `data-metric`, `data-state`, `data-keys`, and `data-value` where
-they have a number; `title` says in words what lies behind it.
+`paper` the line below it with the published values; `repeat` a name that the line above has too;
+`best`, `second`; `std`, `mark`, `difference` the parts of a cell. Our cells carry `data-metric`,
+`data-state`, `data-keys`, and `data-value` where they have a number; `title` says in words what
+lies behind it. A line of the paper has the model and the protocol of ours, and no `data-value`.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ import jinja2
 
 from reports.tables import Column, Entry, Row, Table
 from reports.wording import (
-    DERIVED,
     deviation,
     difference,
     groups,
@@ -23,6 +23,7 @@ from reports.wording import (
     marks,
     notes,
     number,
+    paper_header,
     published,
     spans,
 )
@@ -60,17 +61,34 @@ def _lines(rows: list[Row], table: Table) -> Iterator[dict[str, Any]]:
                 ["row", *shaded, *([REFERENCE] if row in table.references else [])]
             ),
             "row": row,
-            "header": [
-                {"text": text, "repeat": repeat and place == 0}
-                for place, text in enumerate(row.header)
-            ],
-            "derived": f" {DERIVED}" if row.derived else "",
+            "header": _header(row.header, repeat),
             "cells": [
                 _cell(row, entry, column, table.causes)
                 for entry, column in zip(row.entries, table.columns, strict=True)
             ],
+            "paper": _paper(row, table.columns) if row.has_paper else None,
         }
         before = first
+
+
+def _header(names: tuple[str, ...], repeat: bool) -> list[dict[str, Any]]:
+    return [{"text": text, "repeat": repeat and place == 0} for place, text in enumerate(names)]
+
+
+def _paper(row: Row, columns: tuple[Column, ...]) -> dict[str, Any]:
+    """Return the line of the published values; it repeats which model they are of."""
+    name, *rest = paper_header(row)
+    return {
+        "header": _header((row.header[0], *rest) if rest else (name,), repeat=bool(rest)),
+        "cells": [
+            {
+                "classes": "shaded" if column.shaded else "",
+                "number": published(entry),
+                "difference": difference(entry),
+            }
+            for entry, column in zip(row.entries, columns, strict=True)
+        ],
+    }
 
 
 def _cell(row: Row, entry: Entry, column: Column, causes: tuple[str, ...]) -> dict[str, Any]:
@@ -82,8 +100,6 @@ def _cell(row: Row, entry: Entry, column: Column, causes: tuple[str, ...]) -> di
         "number": number(entry),
         "std": deviation(entry),
         "mark": marks(row, entry),
-        "paper": published(entry),
-        "difference": difference(entry),
     }
 
 
@@ -92,7 +108,7 @@ def _title(entry: Entry, causes: tuple[str, ...]) -> str:
     said = [f"failed: {causes[number - 1]}" for number in entry.failures]
     if entry.state in ("pending", "running"):
         said.append(entry.state)
-    if entry.n:
+    if entry.seeds:
         values = ", ".join(f"{value:.2f}" for value in entry.values)
         seeds = ", ".join(map(str, entry.seeds))
         said.append(f"{values} (seed{'s' * (entry.n > 1)} {seeds})")

@@ -38,8 +38,9 @@ TEX = {
     "§": r"$\mathsection$",
     "·": r"$\cdot$",
     "…": r"\dots{}",
-    "✗": r"$\times$",
+    "✗": r"$\boxtimes$",  # a bare cross behind a number would be read as a product
     "–": "--",
+    "\u200b": "{}",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     **{mark: rf"\textsuperscript{{{digit}}}" for digit, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
@@ -73,7 +74,8 @@ def latex(table: Table, standalone: bool = False) -> str:
 
 def tex(text: str) -> str:
     """Escape for LaTeX; a letter that its default fonts lack becomes a question mark."""
-    known = (TEX.get(c, c if ord(c) <= LAST_LATIN_LETTER else "?") for c in text)
+    apart = text.replace("--", "-\u200b-")  # two hyphens, as of --set, would become a dash
+    known = (TEX.get(c, c if ord(c) <= LAST_LATIN_LETTER else "?") for c in apart)
     return "".join(known)
 
 
@@ -136,7 +138,8 @@ def _entry(row: Row, entry: Entry) -> str:
         text = rf"\underline{{{text}}}"
     behind = tex(deviation(entry))
     small = rf" {{\scriptsize {behind}}}" if behind else ""
-    return text + small + tex(marks(row, entry))
+    mark = tex(marks(row, entry))
+    return text + small + (r"\," if text and mark else "") + mark
 
 
 def _paper(entry: Entry) -> str:

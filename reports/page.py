@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from reports import wording
 from reports.drawing import BETTER, FAINT, HUES, INK, MUTED, PAPER, WORSE
+from reports.entries import cells_of, entry_of, number_causes
 from reports.plots import MAIN, TASKS
 from reports.tables import (
     FAMILIES,
@@ -29,10 +30,7 @@ from reports.tables import (
     Cell,
     Entry,
     Row,
-    cells_of,
-    entry_of,
     explained,
-    number_causes,
     ranked,
 )
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 STAGES = ("C2", "C3", "C4", "C5")
+TIES_NAMED = 3  # on a card; of more their number
 WORST_FIRST = ("failed", "running", "pending", "done")
 # A figure's colours by the names that the page's style gives them.
 NAMES = {
@@ -99,11 +98,12 @@ class Page:
 
     `cells` says by key what is known of each cell, as sections of (term, value); `panels` are the
     pictures of each section by its id (s0, s1, …), `legend` the classes of each task with their
-    colours. `origin` says where all numbers are from, `tables` are tables of the paper as HTML, by
-    title.
+    colours. `origin` says where all numbers are from, `conditions` what is not the paper's in them;
+    `tables` are tables of the paper as HTML, by title.
     """
 
     title: str
+    conditions: str
     sections: Sequence[Section]
     cells: Mapping[str, Any]
     panels: Mapping[str, Any]
@@ -196,12 +196,12 @@ def _shown(number: int, section: Section) -> dict[str, Any]:
         "families": {FAMILIES[name]: name for name in dict.fromkeys(section.results["family"])},
         "protocols": list(dict.fromkeys(section.results["protocol"])),
         "checkpoints": dict(zip(section.results["zoo"], section.results["label"], strict=True)),
-        "summary": list(_summary(section.results)),
+        "summary": list(_summary(section.results, rows)),
         "figures": {
             name: themed(svg, f"s{number}-{name}") for name, svg in section.figures.items()
         },
         "counts": section.results["state"].value_counts().to_dict(),
-        "notes": explained(rows, causes),
+        "notes": (*wording.on_ranks(rows), *explained(rows, causes)),
     }
 
 
@@ -225,7 +225,8 @@ def _line(row: Row, cells: list[Cell], kind: str, widest: float) -> dict[str, An
         "row": row,
         "zoo": first["zoo"],
         "family": first["family"],
-        "seeds": int(first["seed"]) if kind == "cell" else len(cells),
+        "seeds": int(first["seed"]) if kind == "cell" else states.count("done"),
+        "of_seeds": "" if kind == "cell" or {*states} == {"done"} else f" of {len(cells)}",
         "entries": [_entry(row, entry) for entry in row.entries],
         "all_keys": " ".join(cell["key"] for cell in cells if isinstance(cell["key"], str)),
         "state": min(states, key=WORST_FIRST.index),
@@ -262,26 +263,41 @@ def _mean(cells: list[Cell], column: str) -> float | None:
     return round(fmean(known), 3) if known else None
 
 
-def _summary(results: "DataFrame") -> Iterator[dict[str, Any]]:
-    """Yield for each task its best row, and what `paf` changes on the mean over checkpoints."""
+def _summary(results: "DataFrame", rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Yield for each task its best rows, and what `paf` changes on the mean over checkpoints.
+
+    As in the table the best are those that print the same number, of rows that miss no seed; of the
+    others only where there is none.
+    """
     done = results[results["state"] == "done"]
     for task, metric in MAIN.items():
+        place = list(METRICS).index(metric)
         known = done[done[metric].notna()]
         if known.empty:
             continue
+        best, tied = _best([(row.header, row.entries[place]) for row in rows])
         means = known.groupby(["zoo", "protocol"], sort=False)[metric].mean().unstack("protocol")
-        protocol = means.max().idxmax()
-        zoo = means[protocol].idxmax()
         both = means.reindex(columns=["pf", "paf"]).dropna()
         rises = (both["paf"] - both["pf"]).round(1)
         yield {
             "task": TASKS[task],
             "metric": METRICS[metric][1],
-            "best": float(means[protocol].max()),
-            "label": known[known["zoo"] == zoo]["label"].iloc[0],
-            "protocol": protocol,
+            "best": best,
+            "tied": tied,
+            "named": len(tied) <= TIES_NAMED,
+            "done": len(known),
+            "cells": sum(task in tasks for tasks in results["tasks"]),
             "pairs": len(both),
             "said": wording.signed(float(rises.mean())) if len(both) else "",
             "better": int((rises > 0).sum()),
             "mark": STAND_IN if known["stand_in"].any() else "",
         }
+
+
+def _best(found: list[tuple[tuple[str, ...], Entry]]) -> tuple[str, list[tuple[str, ...]]]:
+    """Return the best number as it is printed, and the headers of the rows that have it."""
+    whole = [one for one in found if one[1].mean is not None and not one[1].state]
+    judged = whole or [one for one in found if one[1].mean is not None]
+    best = max(float(wording.number(entry)) for _, entry in judged)
+    tied = [header for header, entry in judged if float(wording.number(entry)) == best]
+    return f"{best:.1f}", tied

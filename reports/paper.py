@@ -4,7 +4,8 @@ The paper's numbers are of one seed. Where ours are of several, a difference is 
 one more of our runs would be as far off with a probability of at least 5 %: |difference| is at most
 t(0.975, n-1) s sqrt(1 + 1/n), the prediction interval of Student's t. Of a single run the spread
 over seeds is unknown; its 95 % interval over validation frames stands in where there is one. Half
-a unit of the last printed digit is granted to both.
+a unit of the last printed digit is granted to both. Nothing is said of what cannot agree with the
+paper but by chance: stand-in weights, drawn data, another preset.
 """
 
 import math
@@ -40,11 +41,14 @@ def published_row(number: str, *words: str) -> Mapping[str, float]:
     return found
 
 
-def beside(table: Table, remarks: tuple[str, ...] = ()) -> Table:
-    """Put the published values of a table beside ours; `remarks` are more notes on them."""
-    shown = tuple(_with_paper(row, table.number) for row in table.rows)
+def beside(table: Table, remarks: tuple[str, ...] = (), *, comparable: bool = True) -> Table:
+    """Put the published values of a table beside ours; `remarks` are more notes on them.
+
+    Rows that are not `comparable`, as those of another preset, are not said to agree or to differ.
+    """
+    shown = tuple(_with_paper(row, table.number, comparable) for row in table.rows)
     notes = (f"Paper: {said}" for said in (*remarks, *_contradictions(table.number)))
-    return replace(table, rows=shown, notes=(*table.notes, *_legend(shown), *notes))
+    return replace(table, rows=shown, notes=(*table.notes, *_legend(shown, comparable), *notes))
 
 
 def values_of(table: Table) -> list[Expected]:
@@ -60,23 +64,26 @@ def values_of(table: Table) -> list[Expected]:
     ]
 
 
-def _with_paper(row: Row, number: str) -> Row:
+def _with_paper(row: Row, number: str, comparable: bool) -> Row:
     for said, follows in ((_file(), False), (_file()["derived"], True)):
         for one in expected(said.get(f"table{number}", {})):
             if one.names(row):
-                entries = tuple(_entry(entry, one.values) for entry in row.entries)
+                entries = tuple(_entry(entry, one.values, comparable) for entry in row.entries)
                 return replace(row, entries=entries, derived=follows)
     return row
 
 
-def _entry(entry: Entry, values: Mapping[str, float]) -> Entry:
+def _entry(entry: Entry, values: Mapping[str, float], comparable: bool) -> Entry:
     known = replace(entry, paper=values.get(entry.metric))
-    return replace(known, within=within(known))
+    return replace(known, within=within(known) if comparable else None)
 
 
 def within(entry: Entry) -> bool | None:
-    """Return whether the published value lies within the spread of ours; None where unknown."""
-    if entry.difference is None or entry.paper is None:
+    """Return whether the published value lies within the spread of ours.
+
+    None where that is unknown, and of stand-ins, which are about nothing that the paper measured.
+    """
+    if entry.difference is None or entry.paper is None or entry.stand_in:
         return None
     if entry.std is not None:
         return abs(entry.difference) <= _half_width(entry.std, entry.n) + ROUNDING
@@ -98,12 +105,12 @@ def _contradictions(number: str) -> tuple[str, ...]:
     return (*own, *notes["all"])
 
 
-def _legend(rows: tuple[Row, ...]) -> tuple[str, ...]:
-    entries = [entry for row in rows for entry in row.entries]
+def _legend(rows: tuple[Row, ...], comparable: bool) -> tuple[str, ...]:
+    entries = [entry for row in rows for entry in row.entries if not entry.stand_in]
     if not any(row.has_paper for row in rows):
         return ("The paper has no values for these rows",)
     follows = any(row.derived for row in rows)
-    alone = any(e.within is None and e.difference is not None for e in entries)
+    alone = comparable and any(e.within is None and e.difference is not None for e in entries)
     frames = any(e.within is not None and e.std is None for e in entries)
     seeds = any(e.within is not None and e.std is not None for e in entries)
     of = [

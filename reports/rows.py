@@ -6,16 +6,15 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from reports.cost import cost_of
+from reports.entries import cells_of, entry_of, number_causes, runs_of
 from reports.tables import (
     Entry,
+    Reference,
     Row,
     Table,
-    cells_of,
     check,
     columns_of,
-    entry_of,
     explained,
-    number_causes,
     ranked,
     reference,
 )
@@ -40,7 +39,7 @@ class Part:
 
 def by_rows(
     parts: Iterable[Part],
-    references: Mapping[str, Mapping[str, float]],
+    references: Mapping[str, Reference],
     *,
     number: str,
     title: str,
@@ -50,7 +49,7 @@ def by_rows(
 ) -> Table:
     """Lay out a table of these rows; the best of each group are marked.
 
-    `references` are further rows, by name: metric to value. `notes` stand behind those on marks.
+    `references` are further rows, by name. `notes` stand behind those on marks.
     """
     causes: dict[str, int] = {}
     listed = [_row(part, metrics, causes) for part in parts]
@@ -76,7 +75,7 @@ def by_rows(
 def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
     check(part.results)
     cells = cells_of(part.results)
-    number_causes(cells, causes)
+    number_causes(cells, causes, metrics)
     entries = (
         entry_of(cells, metric, causes)
         if metric.partition("/")[0] in part.tasks
@@ -90,5 +89,6 @@ def _row(part: Part, metrics: tuple[str, ...], causes: dict[str, int]) -> Row:
         model=cells[0]["zoo"],
         protocol=cells[0]["protocol"],
         shaded=part.shaded,
+        runs=runs_of(cells),
         cost=cost_of(cells),
     )

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from reports.cost import ALL, RATIO, cost_of
+from reports.entries import cells_of, entry_of, number_causes, runs_of
 from reports.paper import within
 from reports.tables import (
     FAMILIES,
@@ -15,16 +16,14 @@ from reports.tables import (
     Cell,
     Column,
     Entry,
+    Reference,
     ReportError,
     Row,
     Table,
-    cells_of,
     check,
     columns_of,
-    entry_of,
     explained,
     listed,
-    number_causes,
     ranked,
     reference,
 )
@@ -40,7 +39,7 @@ WORST_FIRST = ("failed", "na", "running", "pending")
 
 def table2(
     results: "DataFrame",
-    references: Mapping[str, Mapping[str, float]] | None = None,
+    references: Mapping[str, Reference] | None = None,
     *,
     number: str = "2",
     title: str = "Every checkpoint under both protocols",
@@ -48,10 +47,9 @@ def table2(
 ) -> Table:
     """Lay out the paper's Table 2: every checkpoint under both protocols, grouped by family.
 
-    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and one for each
-    other protocol in the results; a protocol without any cell is pending. `references` are further
-    rows, by name: metric to value. `number`, `title` and further `notes` are for a table of the
-    same layout.
+    A checkpoint has two rows, pretrain-finetune above pretrain-adapt-finetune, and where there are
+    other protocols one for each of the results; a row without any cell is pending. `references` are
+    further rows, by name. `number`, `title` and further `notes` are for a table of the same layout.
     """
     check(results)
     _check_one_of_each(results)
@@ -80,23 +78,23 @@ def table2(
 def wide(table: Table) -> Table:
     """Put the rows of each checkpoint side by side, with what paf gains over pf behind them.
 
-    A gain is the mean of the differences between cells of one seed. Of the costs the whole is left,
-    and what paf takes of pf's.
+    The best and the second are those of a column. A gain is the mean of the differences between
+    cells of one seed, and no score. Of the costs the whole is left, and its ratio to pf's.
     """
     if table.header != HEADER:
         raise ReportError(f"Table {table.number} has no wide layout. Tables 2 and d2 have.")
     protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
     columns = tuple(one for column in table.columns for one in _side_by_side(column, protocols))
-    rows = tuple(
+    rows = [
         _wide_row(list(same), table.columns, protocols)
         for _, same in groupby(table.rows, lambda row: (row.group, row.header[0]))
-    )
+    ]
     gains = [f"{GAIN} paf less pf, of the seeds that both have"] if {*PAIR} <= {*protocols} else []
     return replace(
         table,
         header=HEADER[:1],
         columns=columns,
-        rows=rows,
+        rows=ranked(rows),
         references=tuple(_wide_reference(row, columns) for row in table.references),
         notes=(*gains, *table.notes),
     )
@@ -119,12 +117,12 @@ def _check_one_of_each(results: "DataFrame") -> None:
 
 
 def _shown(results: "DataFrame") -> list[str]:
-    """The protocols that have rows: the table's two, unless there are others only.
+    """The protocols that have rows: those of the results, and of pf or paf alone both.
 
     The paper's come first, then a user's own as they are in the results.
     """
     there = dict.fromkeys(results["protocol"])
-    pair = PAIR if there.keys() & set(PAIR) else ()
+    pair = PAIR if {*there} <= {*PAIR} else ()
     papers = [name for name in PROTOCOLS if name in pair or name in there]
     return [*papers, *(name for name in there if name not in PROTOCOLS)]
 
@@ -140,6 +138,7 @@ def _row(cells: list[Cell], protocol: str, causes: dict[str, int]) -> Row:
         model=first["zoo"],
         protocol=protocol,
         shaded=protocol == "paf",
+        runs=runs_of(mine),
         cost=cost_of(mine),
     )
 
@@ -147,7 +146,8 @@ def _row(cells: list[Cell], protocol: str, causes: dict[str, int]) -> Row:
 def _side_by_side(column: Column, protocols: Iterable[str]) -> list[Column]:
     """Return the columns, one a protocol, that a column becomes."""
     if column.metric not in METRICS:
-        names = {ALL: tuple(protocols), RATIO: ("",)}.get(column.metric, ())
+        others = tuple(name for name in protocols if name != "pf")
+        names = {ALL: tuple(protocols), RATIO: others}.get(column.metric, ())
     else:
         names = (*protocols, GAIN) if {*PAIR} <= {*protocols} else tuple(protocols)
     return [
@@ -170,7 +170,7 @@ def _wide_row(rows: list[Row], columns: Iterable[Column], protocols: Iterable[st
 
 def _wide_entries(of: Mapping[str, Entry], metric: str) -> list[Entry]:
     if metric == RATIO:
-        return [of["paf"]]
+        return [entry for protocol, entry in of.items() if protocol != "pf"]
     if metric not in METRICS:
         return [*of.values()] if metric == ALL else []
     return [*of.values(), *([_gain(of["pf"], of["paf"])] if {*PAIR} <= {*of} else [])]
@@ -191,6 +191,7 @@ def _gain(before: Entry, after: Entry) -> Entry:
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
+        asked=max(before.asked, after.asked),
         seeds=seeds,
         values=values,
         state=next((state for state in WORST_FIRST if state in states), ""),
@@ -199,7 +200,8 @@ def _gain(before: Entry, after: Entry) -> Entry:
         paper=paper,
         form="+.1f",
     )
-    return replace(gain, within=within(gain))
+    known = before.within is not None and after.within is not None
+    return replace(gain, within=within(gain) if known else None)
 
 
 def _wide_reference(row: Row, columns: Iterable[Column]) -> Row:

@@ -1,16 +1,15 @@
-"""What a table is made of, and how seeds become one entry of it.
+"""What a table is made of.
 
 The DataFrame that tables are made from has one row per cell (one training run with one seed) and
-the columns CELL_COLUMNS and METRICS. Metrics are percentages 0-100, NaN where a cell has none. It
-may have `<metric> low` and `<metric> high` (a 95 % interval of one cell over validation frames),
-and `hours`, `device`, `gpus` (what training took: see reports/cost.py).
+the columns CELL_COLUMNS and METRICS. Metrics are percentages 0-100, NaN where a cell has none; one
+that a finished cell lacks for one of its `tasks` has failed. It may have `<metric> low` and
+`<metric> high` (a 95 % interval of one cell over validation frames), and `hours`, `device`, `gpus`
+(what training took: see reports/cost.py).
 """
 
 import math
-import statistics
-import textwrap
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from reports.cost import Cost
 
 CELL_COLUMNS = (
-    *("zoo", "label", "family", "protocol", "setting", "scheme", "seed"),
+    *("zoo", "label", "family", "protocol", "setting", "scheme", "tasks", "seed"),
     *("state", "error", "stand_in", "key"),
 )
 METRICS = {  # metric: the heading above it, its own heading
@@ -50,6 +49,7 @@ Cell = dict[Hashable, Any]  # one row of the DataFrame, by column
 
 MARKS = {"pending": "·", "running": "…", "failed": "✗", "na": "–"}
 STALE_NAMED = 5  # in the note; JSON has all
+LONG, LONG_PATH = 200, 48  # of causes in notes, and of paths in them, in characters
 ONE_SEED = "†"
 STAND_IN = "‡"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -63,18 +63,19 @@ class ReportError(ValueError):
 class Entry:
     """One number of a table, or the reason why there is none.
 
-    `mean` and the sample deviation `std` are over the `n` seeds that are done, whose `values` are
-    kept. `state` is a name of MARKS when seeds are missing or the metric does not apply, and empty
-    otherwise. `failures` are the numbers of the footnotes with the causes, `keys` the cells behind
-    `mean`. `interval` is that of a single cell. `paper` is the published value, and `within` says
-    whether it lies within the spread, None where that is unknown (reports/paper.py). `form` is how
-    the value is printed.
+    `mean` and the sample deviation `std` are over the `n` seeds that are done of those `asked` for;
+    their `values` are kept. `state` is a name of MARKS when seeds are missing or the metric does
+    not apply, and empty otherwise. What was not trained has a value and no seeds. `failures` are
+    the numbers of the footnotes with the causes, `keys` the cells behind `mean`. `interval` is that
+    of a single cell. `paper` is the published value, and `within` says whether it lies within the
+    spread, None where that is unknown (reports/paper.py). `form` is how the value is printed.
     """
 
     metric: str
     mean: float | None = None
     std: float | None = None
     n: int = 0
+    asked: int = 0
     seeds: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
     interval: tuple[float, float] | None = None
@@ -91,7 +92,7 @@ class Entry:
     @property
     def mark(self) -> str:
         """All marks of this entry, such as `†‡`, `·` or `✗¹`."""
-        one_seed = ONE_SEED if self.n == 1 else ""
+        one_seed = ONE_SEED if len(self.seeds) == 1 else ""
         stand_in = STAND_IN if self.stand_in else ""
         return self.state_mark + one_seed + stand_in
 
@@ -101,9 +102,25 @@ class Entry:
         return MARKS.get(self.state, "") + "".join(map(superscript, self.failures))
 
     @property
+    def few(self) -> str:
+        """How many seeds a mean is over, where it is not over all that were asked for."""
+        return f"n={self.n}" if 1 < self.n < self.asked else ""
+
+    @property
     def difference(self) -> float | None:
         """Our mean less the published value; None where one of them is missing."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One cell of a row, whatever became of it; `cause` is why it failed, as it was recorded."""
+
+    seed: int
+    state: str
+    key: str | None
+    stand_in: bool
+    cause: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,20 +150,48 @@ class Row:
     model: str = ""
     protocol: str = ""
     shaded: bool = False
+    runs: tuple[Run, ...] = ()
     cost: "Cost | None" = None
     derived: bool = False
 
     @property
     def mark(self) -> str:
-        """† and ‡ where they hold for every number of this row."""
-        marks = [e.mark for e in self.entries if e.mean is not None and e.metric in METRICS]
-        common = (mark for mark in (ONE_SEED, STAND_IN) if all(mark in one for one in marks))
-        return "".join(common) if marks else ""
+        """How many seeds, † and ‡, where they hold for every number of this row."""
+        measured = [e for e in self.entries if e.mean is not None and e.metric in METRICS]
+        few = {entry.few for entry in measured}
+        marks = (mark for mark in (ONE_SEED, STAND_IN) if all(mark in e.mark for e in measured))
+        told = (few.pop() if len(few) == 1 else "", "".join(marks))
+        return " ".join(filter(None, told)) if measured else ""
 
     @property
     def has_paper(self) -> bool:
         """Whether the paper has a value for any of its numbers."""
         return any(entry.paper is not None for entry in self.entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What all rows of a table have in common: preset, values of `--set`, heads, and the data.
+
+    Empty is what nobody knows, as of the data before anything was run.
+    """
+
+    preset: str = ""
+    overrides: tuple[str, ...] = ()
+    heads: str = ""
+    data: str = ""
+    drawn: bool = False
+
+    @property
+    def told(self) -> str:
+        """What of these is not the paper's, and the data, in words."""
+        said = {
+            f"preset {self.preset}": self.preset not in ("", "paper"),
+            f"--set {' '.join(self.overrides)}": self.overrides,
+            f"{self.heads} heads": self.heads not in ("", "transformer"),
+            f"data {self.data}{' (drawn)' * self.drawn}": self.data,
+        }
+        return ", ".join(words for words, holds in said.items() if holds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +211,7 @@ class Table:
     notes: tuple[str, ...]
     causes: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
+    conditions: Conditions = Conditions()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -208,82 +254,50 @@ def listed(values: Iterable[object]) -> str:
     return ", ".join(f"'{value}'" for value in dict.fromkeys(values))
 
 
-def cells_of(results: "DataFrame") -> list[Cell]:
-    """Return the rows of a DataFrame as plain values, by their seeds."""
-    return sorted(results.to_dict("records"), key=lambda cell: cell["seed"])
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Values for comparison, by metric: `keys` of the cells that each is known from, by metric too.
+
+    `stand_in` says that they are about demo data.
+    """
+
+    values: Mapping[str, float]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    stand_in: bool = False
+
+    def entry(self, metric: str) -> Entry:
+        """Return its number of a metric."""
+        if metric not in self.values:
+            return Entry(metric=metric, state="na")
+        value = self.values[metric]
+        keys = (self.keys[metric],) if metric in self.keys else ()
+        return Entry(
+            metric=metric,
+            mean=value,
+            n=1,
+            asked=1,
+            values=(value,),
+            keys=keys,
+            stand_in=self.stand_in,
+        )
 
 
-def number_causes(cells: list[Cell], causes: dict[str, int]) -> None:
-    """Add to `causes` why cells failed, each cause with the number of its footnote."""
-    for cell in cells:
-        if cell["state"] == "failed":
-            causes.setdefault(_one_line(cell["error"]), len(causes) + 1)
-
-
-def entry_of(cells: list[Cell], metric: str, causes: Mapping[str, int]) -> Entry:
-    """Return the number that cells, which differ by their seeds, have of a metric."""
-    done = [cell for cell in cells if cell["state"] == "done" and not math.isnan(cell[metric])]
-    failed = {_one_line(cell["error"]) for cell in cells if cell["state"] == "failed"}
-    values = tuple(float(cell[metric]) for cell in done)
-    return Entry(
-        metric=metric,
-        mean=statistics.fmean(values) if values else None,
-        std=statistics.stdev(values) if len(values) > 1 else None,
-        n=len(values),
-        seeds=tuple(cell["seed"] for cell in done),
-        values=values,
-        interval=_interval(done[0], metric) if len(done) == 1 else None,
-        state=_state({cell["state"] for cell in cells}, bool(values)),
-        failures=tuple(sorted(causes[cause] for cause in failed)),
-        stand_in=any(cell["stand_in"] for cell in done),
-        keys=tuple(cell["key"] for cell in done),
-    )
-
-
-def _interval(cell: Cell, metric: str) -> tuple[float, float] | None:
-    low, high = (cell.get(f"{metric} {end}", math.nan) for end in ("low", "high"))
-    return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
-
-
-def _state(states: set[str], has_value: bool) -> str:
-    """Name what is missing, worst first; empty when all seeds are done."""
-    for state in ("failed", "running", "pending"):
-        if state in states:
-            return state
-    if not states:
-        return "pending"
-    return "" if has_value else "na"
-
-
-def _one_line(error: object) -> str:
-    words = error.strip() if isinstance(error, str) else ""
-    return textwrap.shorten(words, 200, placeholder=" …") or "no cause was recorded"
-
-
-def reference(
-    name: str,
-    values: Mapping[str, float],
-    *,
-    columns: int,
-    metrics: Iterable[str] = METRICS,
-) -> Row:
-    """Return a row for comparison, of values by metric; `columns` stand before its numbers."""
-    unknown = [metric for metric in values if metric not in METRICS]
+def reference(name: str, of: Reference, *, columns: int, metrics: Iterable[str] = METRICS) -> Row:
+    """Return a row for comparison; `columns` stand before its numbers."""
+    unknown = [metric for metric in of.values if metric not in METRICS]
     if unknown:
         raise ReportError(
             f"'{name}' has a value for {listed(unknown)}. Metrics are: {', '.join(METRICS)}."
         )
-    entries = tuple(
-        Entry(metric=metric, mean=values[metric])
-        if metric in values
-        else Entry(metric=metric, state="na")
-        for metric in metrics
-    )
-    return Row(group="Reference", header=(name, *[""] * (columns - 1)), entries=entries)
+    header = (name, *[""] * (columns - 1))
+    return Row(group="Reference", header=header, entries=tuple(map(of.entry, metrics)))
 
 
 def ranked(rows: list[Row]) -> tuple[Row, ...]:
-    """Mark the best and the second value of every column, by what is printed: ties share."""
+    """Mark the best and the second score of every column, by what is printed.
+
+    Ties share; a column without two different values has neither.
+    """
     columns = zip(*(row.entries for row in rows), strict=True)
     marked = [_rank_column(column) for column in columns]
     return tuple(
@@ -295,23 +309,28 @@ def ranked(rows: list[Row]) -> tuple[Row, ...]:
 def _rank_column(column: tuple[Entry, ...]) -> list[Entry]:
     printed = [_printed(entry) for entry in column]
     values = sorted({value for value in printed if not math.isnan(value)}, reverse=True)
+    best, second = values[:2] if len(values) > 1 else (math.nan, math.nan)
     return [
-        replace(entry, best=value in values[:1], second=value in values[1:2])
+        replace(entry, best=value == best, second=value == second)
         for entry, value in zip(column, printed, strict=True)
     ]
 
 
 def _printed(entry: Entry) -> float:
-    """The value as printed, with one decimal; NaN where seeds are missing."""
-    return math.nan if entry.mean is None or entry.state else float(f"{entry.mean:.1f}")
+    """The score as printed, with one decimal; NaN where seeds are missing, and of what is none."""
+    if entry.metric not in METRICS or entry.form != ".1f" or entry.mean is None or entry.state:
+        return math.nan
+    return float(f"{entry.mean:.1f}")
 
 
 def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ...]:
     """Return the notes on what the rows use, and on nothing else."""
     entries = [entry for row in rows for entry in row.entries]
     shown = {name for row in rows for name in row.header}
-    seeds = sorted({entry.n for entry in entries if entry.n > 1})
-    span = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else ""
+    several = any(entry.n > 1 for entry in entries)
+    seeds = sorted({entry.n for entry in entries if entry.n > 1 and not entry.few})
+    span = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "the"
+    few = sorted({(entry.n, entry.asked) for entry in entries if entry.few})
     marks = {mark for entry in entries for mark in entry.mark}
     legend = {
         ONE_SEED: "one seed",
@@ -324,10 +343,38 @@ def explained(rows: tuple[Row, ...], causes: Mapping[str, int]) -> tuple[str, ..
     protocols = "; ".join(f"{name} {PROTOCOLS[name]}" for name in PROTOCOLS if name in shown)
     return (
         *([protocols] if protocols else []),
-        *([f"± sample standard deviation over {span} seeds"] if seeds else []),
+        *([f"± sample standard deviation over {span} seeds"] if several else []),
+        *(f"n={n} over {n} of the {asked} seeds that were asked for" for n, asked in few),
         *(f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks),
-        *(f"{failed}{superscript(number)} failed: {cause}" for cause, number in causes.items()),
+        *(
+            f"{failed}{superscript(number)} failed: {shortened(cause)}"
+            for cause, number in causes.items()
+        ),
     )
+
+
+def shortened(cause: str) -> str:
+    """Return a cause as a note has it: long paths, and what is longer yet, lose their middle.
+
+    Its end is never cut off, for there it says what to do.
+    """
+    if len(cause) <= LONG:
+        return cause
+    text = " ".join(map(_short_path, cause.split()))
+    if len(text) <= 2 * LONG:
+        return text
+    return f"{text[:LONG].rpartition(' ')[0]} … {text[-LONG:].partition(' ')[2]}"
+
+
+def _short_path(word: str) -> str:
+    long = word.count("/") > 1 and len(word) > LONG_PATH
+    return f"{word[: LONG_PATH // 3]}…{word[-LONG_PATH // 2 :]}" if long else word
+
+
+def under(table: Table, conditions: Conditions) -> Table:
+    """Say of a table what its rows have in common, in its title too."""
+    title = "; ".join(filter(None, (table.title, conditions.told)))
+    return replace(table, title=title, conditions=conditions)
 
 
 def leaving_out(table: Table, stale: Sequence[str]) -> Table:

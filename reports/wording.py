@@ -1,7 +1,7 @@
 """How the values of a table are put into words, the same in every format that people read."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from reports.tables import METRICS, ONE_SEED, STAND_IN, Column, Entry, Row, Table
@@ -49,8 +49,11 @@ def marks(row: Row, entry: Entry) -> str:
     """Return the marks of an entry but those that stand on its row."""
     if entry.mean is None:
         return entry.state_mark
-    own = (mark for mark in (ONE_SEED, STAND_IN) if mark in entry.mark and mark not in row.mark)
-    return entry.state_mark + ("".join(own) if entry.metric in METRICS else "")
+    if entry.metric not in METRICS:
+        return entry.state_mark
+    own = "".join(m for m in (ONE_SEED, STAND_IN) if m in entry.mark and m not in row.mark)
+    few = f" {entry.few}" if entry.few and entry.few not in row.mark else ""
+    return entry.state_mark + own + few
 
 
 def groups(table: Table) -> Iterator[tuple[str, list[Row]]]:
@@ -98,5 +101,10 @@ def levels(table: Table) -> int:
 
 def notes(table: Table) -> tuple[str, ...]:
     """Prepend what bold and underlined mean, for the formats that show it."""
-    ranked = any(entry.best for row in table.rows for entry in row.entries)
-    return ("Best in bold, second underlined.", *table.notes) if ranked else table.notes
+    return (*on_ranks(table.rows), *table.notes)
+
+
+def on_ranks(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the note on what bold and underlined mean, where rows have them."""
+    ranked = any(entry.best for row in rows for entry in row.entries)
+    return ("Best in bold, second underlined.",) if ranked else ()

@@ -192,6 +192,56 @@ def test_the_command_that_makes_a_number_again_asks_for_the_same_cell(words, tmp
     assert meant([w for w in [first, *rest] if w != "--stand-ins"]) == [one]
 
 
+def test_the_grid_counts_the_seeds_that_are_done_of_those_asked_for(page):
+    seeds = re.findall(
+        r'<td class="number" data-value="(\d)">(\d(?: of 2)?)</td>', page.read_text()
+    )
+    assert [said for _, said in seeds if "of" in said] == ["1 of 2", "1 of 2"]
+    assert all(said.startswith(value) for value, said in seeds)
+
+
+def test_the_notes_below_the_grid_say_what_bold_and_underlined_mean(page):
+    below = page.read_text().partition('<table class="grid">')[2].partition("</section>")[0]
+    assert 'class="number best"' in below
+    assert "<li>Best in bold, second underlined.</li>" in below
+
+
+def test_the_page_tells_its_preset_and_data_above_all_numbers(page):
+    above = page.read_text().partition('<div class="card">')[0]
+    assert "<span>Preset tiny, data demo (drawn)</span>" in above
+
+
+def cards(say, store, *words):
+    code, out, _ = say(*REPORT, "--store", store, *words, "--format", "html")
+    assert code == 0
+    return [
+        " ".join(re.sub("<[^>]*>", " ", card).split())
+        for card in re.findall(r'<div class="card">(.*?)</div>', out, re.DOTALL)
+    ]
+
+
+def test_a_card_names_all_rows_that_print_the_best_number_and_counts_the_cells(say, tmp_path):
+    for zoo, base in {**ZOO, "swav_800ep": 49.98}.items():
+        for seed in (0, 1):
+            metrics = {**scores(base), "driv/mIoU": 60.0, "det/mAP": base / 2 + 0.3 * seed}
+            stored.done(tmp_path, stored.cell(zoo, "pf", seed=seed), metrics=metrics)
+    words = ("--zoo", f"{','.join(ZOO)},swav", "--data", "/data/demo", "--protocol", "pf,paf")
+    sem, driv, det = cards(say, tmp_path, *words)
+    assert "50.0‡ best: MoCo-v2 pf , SwAV pf (a tie) 8 of 16 cells" in sem
+    assert "60.0‡ best: 4 rows tie 8 of 16 cells" in driv
+    assert "best: MoCo-v2 pf , SwAV pf (a tie)" in det
+
+
+def test_a_card_is_of_rows_without_missing_seeds_where_there_are_any(say, tmp_path):
+    one = stored.cell("clip_rn50", "pf", seed=0)
+    stored.done(tmp_path, one, metrics=scores(70.0))
+    words = ("--zoo", "clip,swav", "--data", "/data/demo")
+    assert "best: CLIP pf 1 of 8 cells" in cards(say, tmp_path, *words)[0]
+    for seed in (0, 1):
+        stored.done(tmp_path, stored.cell("swav_800ep", "pf", seed=seed), metrics=scores(40.0))
+    assert "40.0‡ best: SwAV pf 3 of 8 cells" in cards(say, tmp_path, *words)[0]
+
+
 def test_the_page_refers_to_nothing_outside_itself(page):
     text = page.read_text()
     outside = re.findall(r'(?:src|href|action)="(?!data:|#)([^"]*)"|url\((?!#|data:)', text)

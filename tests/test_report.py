@@ -1,5 +1,7 @@
 """`bench report` beside the layout of tables: the paper's values, costs, expectations."""
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -13,6 +15,7 @@ from bench.store import Store
 from bench.tables import tables
 from reports import paper
 from reports.expected import expected
+from reports.tables import METRICS
 from tests import stored
 from tests.conftest import ROOT
 
@@ -73,6 +76,59 @@ def test_other_values_than_the_papers_are_said_not_to_compare(tmp_path):
     assert "its values do not compare with rows that have ‡" in notes()
 
 
+@pytest.mark.parametrize("form", ["console", "markdown", "latex", "csv", "html"])
+def test_every_format_tells_what_is_not_the_papers_and_the_data(form, say, tmp_path):
+    request = Request(zoo=("clip",), preset="tiny", heads="conv", overrides=("optim.batch=8",))
+    stored.done(tmp_path, cells(request)[0])
+    words = ("report", "--zoo", "clip", "--heads", "conv", "--set", "optim.batch=8", *TINY)
+    _, out, _ = say(*words, "--store", tmp_path, "--format", form)
+    told = "; preset tiny, --set optim.batch=8, conv heads, data demo (drawn)"
+    assert told in " ".join(out.replace("-{}-", "--").split())
+
+
+def test_the_csv_files_of_several_tables_say_which_is_which(say, tmp_path):
+    words = ("--zoo", "clip", "--scheme", "zeroing,uniform", *TINY, "--store", tmp_path)
+    assert say("report", *words, "--format", "csv", "--out", tmp_path / "out")[0] == 0
+    titles = {}
+    for file in sorted((tmp_path / "out").iterdir()):
+        lines = [*csv.DictReader(io.StringIO(file.read_text()))]
+        ((number, titles[file.name]),) = {(line["table"], line["title"]) for line in lines}
+        assert number == "2"
+    assert titles == {
+        f"table2-{n}.csv": "Every checkpoint under both protocols "
+        f"(disjoint-normal, {scheme}); preset tiny"
+        for n, scheme in ((1, "zeroing"), (2, "uniform"))
+    }
+
+
+def test_json_tells_preset_overrides_heads_and_data(say, tmp_path):
+    keys = ("preset", "overrides", "heads", "data", "drawn")
+
+    def told(*words):
+        _, out, _ = say("report", *words, "--store", tmp_path, "--format", "json")
+        return [json.loads(out)[key] for key in keys]
+
+    stored.done(tmp_path, cells(Request(zoo=("clip",)))[0])
+    assert told("--zoo", "clip", "--preset", "paper") == ["paper", [], "transformer", "demo", True]
+    words = ("--table", "d2", "--set", "optim.batch=8", *TINY)
+    assert told(*words) == ["tiny", ["optim.batch=8"], "conv", None, False]
+    found = tables(Request(zoo=("clip",)), Store(tmp_path / "none"))["table2"]
+    assert found.title == "Every checkpoint under both protocols (disjoint-normal, self-training)"
+
+
+def test_the_demo_s_rows_are_not_marked_as_agreeing_with_the_paper_or_not(say, tmp_path):
+    for seed in (0, 1):
+        request = table("4", Request(preset="tiny", seeds=(seed,)))
+        for one in cells(request):
+            scores = {"sem/mIoU": 60.0 + seed, "driv/mIoU": 80.0 + seed}
+            stored.done(tmp_path / "runs", one, metrics=scores)
+    words = ("report", "--table", "4", "--seeds", "0,1", "--store", tmp_path / "runs", *TINY)
+    _, out, _ = say(*words, "--paper", "--format", "json")
+    entries = [one for row in json.loads(out)["rows"] for one in row["cells"]]
+    assert sum(one["difference"] is not None for one in entries) == 10
+    assert {one["within"] for one in entries} == {None}
+
+
 def test_settings_and_heads_that_the_paper_does_not_have_get_none_of_its_values(tmp_path):
     for more in ({"settings": ("full",)}, {"heads": "conv"}, {"tasks": ("sem",)}):
         (found,) = tables(Request(**more), Store(tmp_path), paper=True).values()
@@ -127,6 +183,29 @@ def test_the_wide_layout_is_of_table_2_and_changes_no_record(say, store):
     assert say(*csv)[1] == say(*csv, "--layout", "wide")[1]
 
 
+def test_a_number_that_a_finished_cell_lacks_fails_a_strict_report(say, tmp_path):
+    (one,) = cells(Request(zoo=("clip",), protocols=("pf",), preset="tiny"))
+    words = ("report", "--zoo", "clip", "--protocol", "pf", *TINY, "--strict", "--store")
+    stored.done(tmp_path / "whole", one, metrics=dict.fromkeys(METRICS, 50.0))
+    stored.done(tmp_path / "lacking", one, metrics=dict.fromkeys(METRICS, 50.0) | {"det/mAP": None})
+    assert say(*words, tmp_path / "whole")[0] == 0
+    code, out, _ = say(*words, tmp_path / "lacking")
+    assert code == 1
+    assert "✗¹ failed: finished, but its result has no det/mAP" in out
+
+
+def test_side_by_side_there_are_the_protocols_that_were_asked_for_and_no_other(say, tmp_path):
+    for one in cells(Request(zoo=("clip",), protocols=("lv", "pf"), preset="tiny")):
+        stored.done(tmp_path, one)
+    words = ("report", "--zoo", "clip", "--protocol", "lv,pf", "--store", tmp_path, *TINY)
+    code, out, _ = say(*words, "--layout", "wide", "--cost", "--format", "markdown")
+    header = next(line for line in out.splitlines() if line.startswith("| Model"))
+    assert code == 0
+    assert "SS mIoU pf | SS mIoU lv" in header
+    assert "Ratio to pf lv" in header
+    assert "paf" not in header
+
+
 EXPECTED = """
 [table4]
 1 = {"sem/mIoU" = 1.2, "driv/mIoU" = 1.0}
@@ -170,6 +249,18 @@ def test_expectations_that_cannot_be_checked_are_said(say, store, tmp_path):
     assert (code, err) == (2, f"bench: {file}, with table3 in it, has no values for table4.\n")
     file.write_text(EXPECTED + '[table3.Full]\nall = {"sem/mIoU" = 1}\n')
     assert "table3 is not checked: it is not in this report." in say(*words)[2]
+    file.write_text(EXPECTED.replace("3 = ", "6 = "))
+    code, out, err = say(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("bench: table4.6: there is no row of that name. Rows are: 1 pf, 2 paf,")
+    for far in ("nan", "inf"):
+        code, out, err = say(*words, "--tol", far)
+        assert (code, out) == (2, "")
+        assert err == f"bench: --tol is {far}: give a number of points, such as 0.5.\n"
+    words = ("--preset", "tiny", "--data", "/data/demo", "--expect", "paper", "--store", store)
+    _, _, err = say("report", "--table", "all", *words)
+    assert "table5 is not checked: there are no values for its rows." in err
+    assert "tabled2 is not checked: there are no values for its rows." in err
     code, _, err = say("report", "--table", "4", "--store", store, "--tol", "1")
     assert (code, err) == (2, "bench: --tol is about what is expected: it needs --expect.\n")
 

@@ -4,9 +4,14 @@ import math
 
 import pandas as pd
 
-from reports.tables import METRICS
+from reports.tables import METRICS, Reference
 
-REFERENCES = {"Best constant prediction": {"sem/mIoU": 3.1, "driv/mIoU": 24.0}}
+REFERENCES = {
+    "Best constant prediction": Reference(
+        values={"sem/mIoU": 3.1, "driv/mIoU": 24.0},
+        keys=dict.fromkeys(("sem/mIoU", "driv/mIoU"), "byol-pf-s0"),
+    )
+}
 CHECKPOINTS = {
     "moco_v2": ("MoCo-v2", "classification"),
     "byol": ("BYOL", "classification"),
@@ -16,7 +21,16 @@ CHECKPOINTS = {
 }
 
 
-def cell(zoo, protocol, seed=0, state="done", values=(), error="", stand_in=False):
+def cell(
+    zoo,
+    protocol,
+    seed=0,
+    state="done",
+    values=(),
+    error="",
+    stand_in=False,
+    tasks=("det", "sem", "driv"),
+):
     label, family = CHECKPOINTS[zoo]
     return {
         "zoo": zoo,
@@ -25,6 +39,7 @@ def cell(zoo, protocol, seed=0, state="done", values=(), error="", stand_in=Fals
         "protocol": protocol,
         "setting": "disjoint-normal",
         "scheme": "self-training",
+        "tasks": tasks,
         "seed": seed,
         "state": state,
         "error": error,
@@ -49,7 +64,7 @@ def measured():
     frame["device"] = ["NVIDIA H200" if is_done else None for is_done in done]
     frame["gpus"] = 1
     for metric in METRICS:
-        known = frame["zoo"] == "detco"
+        known = frame["zoo"].isin(["byol", "detco"])
         frame[f"{metric} low"] = (frame[metric] - 1.5).where(known)
         frame[f"{metric} high"] = (frame[metric] + 1.5).where(known)
     return frame
@@ -67,6 +82,6 @@ def results():
             cell("byol", "paf", 0, "failed", error="Out of memory: 24 GiB & 100 % used"),
             cell("detco", "pf", values=(38.1, 58.5, 83.2, 96.7, 25.9, 49.7, 22.9), stand_in=True),
             cell("detco", "paf", 0, "pending"),
-            cell("densecl", "paf", values=(*(math.nan,) * 4, 26.3, 50.3, 23.7)),
+            cell("densecl", "paf", values=(*(math.nan,) * 4, 26.3, 50.3, 23.7), tasks=("det",)),
         ]
     )

@@ -36,19 +36,19 @@ def shown(rows):
 
 def test_hours_of_each_stage_and_in_all_stand_behind_the_metrics_and_paf_beside_pf():
     assert shown(PAIR) == [
-        {"adapt": None, "finetune": 8.0, "all": 8.0, "of pf": None},
-        {"adapt": 0.5, "finetune": 6.5, "all": 7.0, "of pf": 7 / 8},
+        {"adapt": None, "finetune": 8.0, "all": 8.0, "to pf": None},
+        {"adapt": 0.5, "finetune": 6.5, "all": 7.0, "to pf": 7 / 8},
     ]
 
 
 def test_hours_are_means_over_seeds():
     rows = [*PAIR, trained("byol", "paf", {"adapt": 1.5, "finetune": 8.5}, seed=1)]
-    assert shown(rows)[1] == {"adapt": 1.0, "finetune": 7.5, "all": 8.5, "of pf": 8.5 / 8}
+    assert shown(rows)[1] == {"adapt": 1.0, "finetune": 7.5, "all": 8.5, "to pf": 8.5 / 8}
 
 
 def test_hours_of_two_devices_are_not_compared():
     rows = [PAIR[0], trained("byol", "paf", {"adapt": 0.5, "finetune": 90.0}, device="cpu")]
-    assert shown(rows)[1]["of pf"] is None
+    assert shown(rows)[1]["to pf"] is None
     notes = "\n".join(with_cost(table2(pd.DataFrame(rows))).notes)
     assert "GPU-hours and process-hours of training on NVIDIA H200; cpu" in notes
 
@@ -65,6 +65,23 @@ def test_a_cell_that_is_not_done_costs_nothing_yet():
     assert marks["CLIP", "paf"] == "…"
     assert marks["BYOL", "paf"] == "✗"
     assert marks["MoCo-v2", "pf"] == ""
+
+
+def test_what_pf_takes_of_pf_is_called_a_ratio_and_no_hours():
+    table = with_cost(table2(pd.DataFrame(PAIR)))
+    assert table.columns[-1].headings == ("Ratio", "to pf")
+    assert any(note.startswith("Ratio to pf: all hours over those of pf") for note in table.notes)
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "failed"])
+def test_the_adapt_stage_does_not_apply_to_pf_whatever_became_of_it(state):
+    frame = pd.DataFrame([cell("byol", "pf", 0, state, error="Disk full"), PAIR[1]])
+    frame["hours"] = frame["hours"].astype(object).where(frame["hours"].notna(), None)
+    table = with_cost(table2(frame))
+    names = [column.headings[-1] for column in table.columns]
+    marks = dict(zip(names, [e.state for e in table.rows[0].entries], strict=True))
+    assert (marks["adapt"], marks["to pf"]) == ("na", "na")
+    assert (marks["finetune"], marks["all"]) == (state, state)
 
 
 def test_json_has_the_cost_whatever_is_shown():

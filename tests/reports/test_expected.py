@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from example_results import cell, results
 
-from reports.expected import expected, misses, read
+from reports.expected import check_rows, expected, misses, read
 from reports.table2 import table2
 from reports.tables import ReportError, columns_of
 
@@ -38,12 +38,29 @@ def test_values_within_the_tolerance_are_no_misses():
             'DenseCL.paf = {"sem/mIoU" = 61}',
             "DenseCL paf, sem/mIoU: does not apply, expected 61 ± 0.1",
         ),
-        ('MoCo-v3.pf = {"sem/mIoU" = 61}', "MoCo-v3 pf: no row of that name"),
-        ('pf = {"sem/mIoU" = 61}', "pf: 5 rows of that name"),
     ],
 )
 def test_a_miss_says_what_is_there_and_what_was_expected(text, line):
     assert missed(text) == [f"table2 {line}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            'MoCo-v9.pf = {"sem/mIoU" = 61}',
+            "table2.MoCo-v9.pf: there is no row of that name. Rows are: MoCo-v2 pf, MoCo-v2 paf, ",
+        ),
+        (
+            'BYOL = {"sem/mIoU" = 61}',
+            "table2.BYOL: there are 2 rows of that name. Name one of: BYOL pf, BYOL paf.",
+        ),
+    ],
+)
+def test_what_names_no_row_or_several_is_refused_with_those_that_there_are(text, words):
+    with pytest.raises(ReportError) as caught:
+        check_rows("table2", table2(results()), rows(text))
+    assert str(caught.value).startswith(words)
 
 
 def test_a_metric_that_a_table_has_no_column_of_is_missed():
@@ -63,7 +80,8 @@ def test_a_metric_that_a_table_has_no_column_of_is_missed():
         ('BYOL.pf = {"sem/IoU" = 1}', "BYOL.pf: 'sem/IoU'. Metrics are: sem/mIoU,"),
         ('BYOL.pf = {"sem/mIoU" = nan}', "BYOL.pf: 'nan' is no number"),
         ('BYOL.pf = {"sem/mIoU" = "1"}', "BYOL.pf: '1' is no number"),
-        ('BYOL = 3\nCLIP.pf = {"sem/mIoU" = 1}', "BYOL is 3, not a row of values by metric"),
+        ('BYOL = 3\nCLIP.pf = {"sem/mIoU" = 1}', "BYOL is 3; it must be a table of metrics"),
+        ("BYOL.pf = 3", """BYOL.pf is 3; it must be a table of metrics: {"sem/mIoU" = 61.2}"""),
     ],
 )
 def test_what_is_no_row_of_values_is_refused(text, words):

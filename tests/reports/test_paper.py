@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from reports import paper
 from reports.data import to_json
 from reports.expected import expected
+from reports.render import render
 from reports.table2 import table2, wide
 from reports.tables import Entry
 
@@ -91,10 +92,31 @@ def test_of_one_seed_the_spread_is_unknown_unless_frames_tell_it():
     assert "or of one run over validation frames (95 %)" in notes
 
 
+def test_stand_ins_and_other_presets_are_never_said_to_agree_with_the_paper():
+    two = [
+        cell("moco_v2", name, seed, values=(50.0 + seed, *PF[1:]), stand_in=True)
+        for name in ("pf", "paf")
+        for seed in (0, 1)
+    ]
+    real = pd.DataFrame([{**one, "stand_in": False} for one in two])
+    agreeing = paper.beside(table2(real))
+    assert {e.within for row in wide(agreeing).rows for e in row.entries} == {True, False}
+    for table in (
+        paper.beside(table2(pd.DataFrame(two))),
+        paper.beside(table2(real), comparable=False),
+    ):
+        for shown in (table, wide(table)):
+            entries = [e for row in shown.rows for e in row.entries]
+            assert {e.within for e in entries} == {None}
+            assert all(e.difference is not None for e in entries)
+            assert not {*"≈≠"} & {*render(shown, "console")}
+            assert not any("without either mark" in note for note in shown.notes)
+
+
 def test_an_interval_is_of_a_single_cell_alone():
     frame = measured()
-    for metric in ("low", "high"):
-        frame[f"sem/mIoU {metric}"] = 1.0
+    for end in ("low", "high"):
+        frame[f"sem/mIoU {end}"] = 1.0
     entries = {row.header: row.entries[0] for row in table2(frame).rows}
     assert entries["MoCo-v2", "paf"].interval is None  # two seeds
     assert entries["DetCo", "pf"].interval == (1.0, 1.0)

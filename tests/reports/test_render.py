@@ -115,7 +115,7 @@ def test_markdown_is_a_table_to_a_parser_of_githubs_tables(name):
     assert kinds.count("th_open") == width
     assert kinds.count("td_open") == lines * width
     texts = [token.content for token in tokens if token.type == "inline"]
-    assert "**61.2** ±0.3" in texts
+    assert "<u>26.2</u> ±0.1" in texts
 
 
 def test_markdown_and_latex_escape_what_a_cause_holds():
@@ -126,6 +126,12 @@ def test_markdown_and_latex_escape_what_a_cause_holds():
         r"a\textbar{}b\_c \textless{}x\textgreater{} 50 \% of \{24\} GiB \textbackslash{} "
         r"\textasciitilde{} \textasciicircum{} \& \$ \# ? ?"
     ) in render(table, "latex")
+
+
+def test_a_failure_in_latex_cannot_be_read_as_a_product(table):
+    text = render(table, "latex")
+    assert r"10.3\,$\boxtimes$\textsuperscript{1}" in text
+    assert r"\times$" not in text.replace(r"$\boxtimes$", "")
 
 
 def test_an_unknown_format_is_refused(table):
