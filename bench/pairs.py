@@ -99,6 +99,8 @@ def _cell(store: Store, text: str, there: Sequence[Cell]) -> Finished:
         names = sorted({name for cell in there for name in (cell.protocol_label, cell.zoo)})
         known = f" Protocols and checkpoints there: {', '.join(names)}." if names else ""
         raise BenchError(f"{error}{known}") from None
+    if one.error:
+        raise BenchError(one.error)
     if one.cell is None or not (one.home / "result.json").exists():
         raise BenchError(
             f"{one.home.name} is {one.state}: it has no scores to compare (bench status)."
