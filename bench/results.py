@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -79,6 +80,24 @@ def of_data(orders: Orders, root: Path, store: Store) -> Orders:
         for home, one in orders.items()
         if one["data"]["sha256"] in alike or home in here or (own and one["data"]["drawn"])
     }
+
+
+def absent(cells: Iterable[Cell], store: Store, root: Path | None) -> str | None:
+    """Return a line where a table has to stay empty because a store has nothing, or other data.
+
+    `root` is the folder of the data that are asked for, None where all are meant.
+    """
+    done = {home: one for home, one in store.orders().items() if state(home) == "done"}
+    if not done:
+        return f"The store {store.root} has no finished cell."
+    if root is None:
+        return None
+    mine, addresses = of_data(done, root, store), {cell.address for cell in cells}
+    others = Counter(one["data"]["root"] for home, one in done.items() if home not in mine)
+    if not others or any(one["address"] in addresses for one in mine.values()):
+        return None
+    told = ", ".join(f"{count} of {other}" for other, count in others.items())
+    return f"No cell of this report is finished on the data {root}. Finished on other data: {told}."
 
 
 def constants(frame: DataFrame) -> dict[str, float]:

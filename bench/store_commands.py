@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.config import config
-from bench.selectors import code_change, selectors, store_of, wanted
+from bench.selectors import code_change, read_store, selectors, store_of, wanted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +46,7 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
     from bench.failure import cause
     from bench.status import line, stored
 
-    store, fits = store_of(chosen), wanted(chosen)
+    store, fits = read_store(chosen), wanted(chosen)
 
     def found() -> list[Stored]:
         return [one for one in stored(store, fits) if not failed or one.state == "failed"]
@@ -61,7 +61,8 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
         for why in dict.fromkeys(line(one)["error"] for one in listed if failed):
             say(console, f"{cause(why).name}: {cause(why).cure}")
     else:
-        click.echo("The store has no such cell." if not failed else "None has failed.")
+        said = "None has failed." if failed else f"The store {store.root} has no such cell."
+        click.echo(said)
 
 
 def _watch(table: Any) -> None:
@@ -120,7 +121,7 @@ def show(cell: str, as_json: bool, **chosen: Any) -> None:
     from bench.show import facts, text
     from bench.status import find
 
-    known = facts(find(store_of(chosen), cell))
+    known = facts(find(read_store(chosen), cell))
     if as_json:
         print_json(known)
         return
@@ -145,7 +146,7 @@ def compare(first: str, second: str, as_json: bool, **chosen: Any) -> None:
     from bench.compare import compare, table, to_json
     from bench.display import print_json, say, terminal
 
-    found, notes = compare(store_of(chosen), first, second, wanted(chosen))
+    found, notes = compare(read_store(chosen), first, second, wanted(chosen))
     if as_json:
         print_json({"comparisons": [to_json(one) for one in found], "notes": notes})
         return
@@ -174,9 +175,10 @@ def logs(named: tuple[str, ...], follow: bool, **chosen: Any) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    homes = [one.home for one in _meant(store_of(chosen), named, chosen)]
+    store = read_store(chosen)
+    homes = [one.home for one in _meant(store, named, chosen)]
     if not homes:
-        click.echo("The store has no such cell.")
+        click.echo(f"The store {store.root} has no such cell.")
         return
     with suppress(KeyboardInterrupt):
         print_logs(homes, write, follow=follow)
@@ -196,7 +198,7 @@ def cancel(named: tuple[str, ...], every: bool, **chosen: Any) -> None:
     given = any(value for name, value in chosen.items() if name != "store")
     if not (named or given or every):
         raise click.UsageError("Say which cells: names, selectors as --zoo clip, or --all.")
-    store = store_of(chosen)
+    store = read_store(chosen)
     homes = [one.home for one in _meant(store, named, chosen) if one.state != "done"]
     if every:
         homes += sorted(order.parent for order in (store.root / "pseudo").glob("*/order.json"))
@@ -222,7 +224,7 @@ def retry(named: tuple[str, ...], allow_code_change: bool, **chosen: Any) -> int
     """
     from bench.retry import retry
 
-    store = store_of(chosen)
+    store = read_store(chosen)
     return retry(store, _meant(store, named, chosen), allow_code_change=allow_code_change)
 
 

@@ -98,7 +98,7 @@ def shown(say):
         cell["mean"]
         for row in table["rows"]
         for cell in row["cells"]
-        if cell["metric"] == "sem/mIoU" and cell["state"] == "done"
+        if cell["metric"] == "sem/mIoU" and cell["key"]
     ]
     return score, table["stale"]
 
@@ -464,7 +464,7 @@ def test_a_result_of_another_shape_fails_that_cell_with_its_cause_and_no_other(s
     cells = [cell for row in json.loads(out)["rows"] for cell in row["cells"]]
     assert code == 0
     assert {cell["state"] for cell in cells} >= {"failed", "done"}
-    assert line in out
+    assert line[:150] in out  # a footnote is short
     assert say("compare", home.name, other.name)[2] == f"bench: {line}\n"
 
 
@@ -488,8 +488,8 @@ def test_the_result_of_another_cell_is_not_taken_for_a_cells_own(say, store):
     words = ("--zoo", "moco_v2", "--protocol", "paf", "--scheme", "zeroing", "--format", "json")
     code, out, _ = say("report", *words)
     assert code == 0
-    assert line in out
-    assert "99.0" not in out
+    assert line[:150] in out
+    assert out.count("99.0") == 1  # in the row of the other
 
 
 def test_what_is_only_told_may_be_damaged(say, store):
