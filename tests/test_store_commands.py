@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -426,6 +427,33 @@ def test_one_damaged_cell_is_named_and_hides_no_other(say, streets, new_store, c
     assert "clip" in out
 
 
+@pytest.mark.parametrize("name", ["cell.json", "result.json"])
+def test_show_names_the_damaged_file_of_a_cell_that_goes_by_the_end_of_its_folder(say, store, name):
+    home = stored.done(store)
+    (home / name).write_text("{")
+    code, out, err = say("show", home.name[-8:])
+    assert (code, err) == (0, "")
+    assert f"{home / name} is damaged. Remove {home} to have it made again." in out
+    assert json.loads(say("show", home.name[-8:], "--json")[1])["state"] == "unreadable"
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120, 160])
+def test_status_keeps_names_whole_however_long_an_error_is(say, store, width, monkeypatch):
+    home, other = (
+        stored.failed(store, error="ValueError: " + 40 * "so long "),
+        stored.done(store, PF),
+    )
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", say("status")[1]).splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("moco")]
+    assert names == [home.name, other.name]
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert any("ValueError" in line for line in lines) == (width > 90)
+
+
 HARMS = {
     "metrics is [], not an object": {"metrics": []},
     "metrics.sem/mIoU is 'high', not a score from 0 to 100": {"metrics": {"sem/mIoU": "high"}},
@@ -489,7 +517,8 @@ def test_the_result_of_another_cell_is_not_taken_for_a_cells_own(say, store):
     code, out, _ = say("report", *words)
     assert code == 0
     assert line[:150] in out
-    assert out.count("99.0") == 1  # in the row of the other
+    (key,) = (c["key"] for row in json.loads(out)["rows"] for c in row["cells"] if c["mean"] == 99)
+    assert key[0].startswith(other.name[-8:])
 
 
 def test_what_is_only_told_may_be_damaged(say, store):
