@@ -41,8 +41,11 @@ FILLED: Kind = ("a list with something in it", lambda value: LIST[1](value) and 
 ORDER: tuple[tuple[str, Kind], ...] = (
     *(("address", TEXT), ("key", TEXT), ("version", WHOLE), ("resolved", NAMES)),
     *(("weights", NAMES), ("weights.row", NAMES), ("weights.stand_in", FLAG)),
+    *((f"weights.row.{name}", TEXT) for name in ("name", "label", "family")),
     *(("parts?", NAMES), ("parts?.*", NAMES), ("parts?.*.stand_in", FLAG)),
     *(("data", NAMES), ("data.root", TEXT), ("data.sha256", TEXT), ("data.drawn", FLAG)),
+    *(("split?", NAMES), ("split?.counts", NAMES), ("split?.counts.*", WHOLE)),
+    *(("split?.frames", WHOLE), ("needs?", LIST), ("needs?.*", TEXT)),
 )
 RESULT: tuple[tuple[str, Kind], ...] = (
     *(("key", TEXT), ("metrics", NAMES), ("metrics.*", SCORE)),
