@@ -19,7 +19,8 @@ from typing import Any
 from bench import BenchError
 from bench.cell import Cell, hashed
 from bench.provenance import device
-from bench.store import Store, read_json, read_order, read_result
+from bench.records import TOOK, mistake
+from bench.store import Store, read_json, read_order
 from protocols.stages import Protocol
 
 SCORING = "scoring"
@@ -104,9 +105,11 @@ def _probed(file: Path) -> Measured:
 def _finished(home: Path, scored: dict[tuple[str, tuple[str, ...]], int]) -> Measured | None:
     """Return what a finished cell tells; None where it is damaged or of another version."""
     try:
-        order, result = read_order(home), read_result(home)
+        order, result = read_order(home), read_json(home / "result.json")
         cell = Cell.from_resolved(order["resolved"])
     except (BenchError, KeyError, TypeError):
+        return None
+    if mistake(result, TOOK):
         return None
     kind_of, speeds = kinds(cell, order), dict[str, list[float]]()
     for stage in result["stages"]:

@@ -62,6 +62,8 @@ RESULT: tuple[tuple[str, Kind], ...] = (
     *(("provenance.sources?.*", TEXT), ("provenance.time?", TIME)),
 )
 
+TOOK = tuple(one for one in RESULT if one[0].startswith(("stages", "provenance")))  # what it cost
+
 
 def mistake(record: Any, needs: tuple[tuple[str, Kind], ...]) -> str | None:
     """Return the first thing in a record that is not as it has to be; None where all is."""

@@ -12,18 +12,12 @@ from bench.config import config
 from bench.selectors import code_change, read_store, selectors, store_of, wanted
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bench.status import Stored
     from bench.store import Store
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 STORE = click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]")
 NAMED = click.argument("named", nargs=-1, metavar="[CELL]…")
-SHOWN = ("cell", "state", "stage", "progress", "eta", "heart-beat", "attempts", "job", "error")
-KEPT = SHOWN[:4]  # columns that are there even where they are empty
-LEAST = ("attempts", "stage", "heart-beat", "job", "eta", "progress", "error", "state")
-ERROR = 24  # places that a column of errors takes at least, if they are so long
 FIRST = ("running", "failed", "preempted", "pending", "unreadable", "stale", "done")
 WATCH_S = 2.0
 
@@ -45,7 +39,7 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
 
     Example: bench status --zoo 'moco*' --watch
     """
-    from bench.display import print_json, say, terminal
+    from bench.display import print_json, say, table, terminal
     from bench.failure import cause
     from bench.status import line, stored
 
@@ -58,10 +52,10 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
         print_json({"cells": [line(one) for one in found()]})
     elif watch:  # a screen may be too short for all: what moves comes first
         width = terminal().width
-        _watch(lambda: _table(sorted(found(), key=lambda one: FIRST.index(one.state)), width))
+        _watch(lambda: table(sorted(found(), key=lambda one: FIRST.index(one.state)), width))
     elif listed := found():
         console = terminal()
-        console.print(_table(listed, console.width), markup=False, highlight=False)
+        console.print(table(listed, console.width), markup=False, highlight=False)
         for why in dict.fromkeys(line(one)["error"] for one in listed if failed):
             say(console, f"{cause(why).name}: {cause(why).cure}")
     else:
@@ -69,74 +63,18 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
         click.echo(said)
 
 
-def _watch(table: Any) -> None:
+def _watch(shown: Any) -> None:
     from rich.live import Live
 
     from bench.display import terminal
 
     try:
-        with Live(table(), console=terminal(), auto_refresh=False) as live:
+        with Live(shown(), console=terminal(), auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_S)
-                live.update(table(), refresh=True)
+                live.update(shown(), refresh=True)
     except KeyboardInterrupt:  # which is how one stops watching
         pass
-
-
-def _table(cells: list[Stored], width: int) -> Table:
-    """Return what `status` shows: how many cells are how, and each of them.
-
-    Names are whole, for their ends are given to other verbs: where that leaves no room for all
-    columns, those that say least are left out.
-    """
-    from collections import Counter
-
-    from rich.table import Table
-
-    from bench.status import jobs
-
-    hints = jobs([one.home for one in cells if one.state != "done"])
-    counts = Counter(one.state for one in cells)
-    words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    rows = [_row(one, hints.get(one.home)) for one in cells]
-    shown = _fitting(rows, width)
-    table = Table(box=None, pad_edge=False, title=words, title_justify="left")
-    for name in shown:
-        long = name == "error" or (name == "cell" and shown == SHOWN[:1])
-        table.add_column(name, no_wrap=not long, overflow="fold")
-    for row in rows:
-        table.add_row(*(row[name] for name in shown))
-    return table
-
-
-def _row(one: Stored, hint: str | None) -> dict[str, str]:
-    """Return what `status` shows of a cell, by column."""
-    from datetime import timedelta
-
-    from bench.status import line
-
-    facts = line(one)
-    left, beat = facts["eta_s"], facts["heartbeat_age_s"]
-    row = (
-        *(facts["cell"], facts["state"], facts["stage"]),
-        f"{100 * (facts['progress'] or 0):.0f} %",
-        None if left is None else timedelta(seconds=left),
-        None if beat is None else f"{beat} s ago",
-        *(facts["attempts"], hint, facts["error"]),
-    )
-    shown = ("" if value is None else str(value) for value in row)
-    return dict(zip(SHOWN, shown, strict=True))
-
-
-def _fitting(rows: list[dict[str, str]], width: int) -> tuple[str, ...]:
-    """Return the columns that say something and that there is room for, two places apart."""
-    room = {name: max((len(row[name]) for row in rows), default=0) for name in SHOWN}
-    shown = [name for name in SHOWN if name in KEPT or room[name]]
-    room["error"] = min(room["error"], ERROR)
-    for name in LEAST:
-        if name in shown and sum(max(len(one), room[one]) + 2 for one in shown) - 2 > width:
-            shown.remove(name)
-    return tuple(shown)
 
 
 @click.command()
