@@ -15,6 +15,7 @@ from bench.plan import DEMO
 from bench.provenance import device
 from bench.status import age
 from bench.store import Store, error_of, key8, read_result, state
+from protocols import VERSION
 from reports.tables import METRICS
 from zoo.catalog import Checkpoint, find
 
@@ -83,13 +84,18 @@ def of_data(orders: Orders, root: Path, store: Store) -> Orders:
 
 
 def absent(cells: Iterable[Cell], store: Store, root: Path | None) -> str | None:
-    """Return a line where a table has to stay empty because a store has nothing, or other data.
+    """Return a line where a store has nothing for a table, or of another version, or other data.
 
     `root` is the folder of the data that are asked for, None where all are meant.
     """
     done = {home: one for home, one in store.orders().items() if state(home) == "done"}
     if not done:
         return f"The store {store.root} has no finished cell."
+    if all(one["version"] != VERSION for one in done.values()):
+        return (
+            f"No finished cell of the store is of protocol version {VERSION}: bench status calls "
+            "all of them stale, and bench run makes them again."
+        )
     if root is None:
         return None
     mine, addresses = of_data(done, root, store), {cell.address for cell in cells}

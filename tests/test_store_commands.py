@@ -129,8 +129,11 @@ def test_a_result_counts_until_another_one_is_finished(say, store):
 
 
 def test_results_of_this_protocol_version_count_before_later_ones_of_another(say, store):
-    mine = stored.done(store, metrics={"sem/mIoU": 1.0})
     other = stored.done(store, version=VERSION - 1, metrics={"sem/mIoU": 2.0})
+    assert states(say) == {other.name: "stale"}
+    assert shown(say) == (2.0, [])
+    assert f"is of protocol version {VERSION}" in say("report", "--preset", "tiny")[2]
+    mine = stored.done(store, metrics={"sem/mIoU": 1.0})
     finished(other, "2034-05-06T07:08:09+00:00")
     assert states(say) == {mine.name: "done", other.name: "stale"}
     assert shown(say) == (1.0, [other.name])
