@@ -14,7 +14,16 @@ import click
 
 from bench.config import config
 from bench.data_commands import data
-from bench.selectors import asked, code_change, commas, gpus, latest, on_command_line, values
+from bench.selectors import (
+    asked,
+    code_change,
+    commas,
+    gpus,
+    latest,
+    on_command_line,
+    read_store,
+    values,
+)
 from bench.store_commands import add_to
 from bench.zoo_commands import zoo
 
@@ -196,7 +205,9 @@ def report(formats: tuple[str, ...], layout: str, cost: bool, **chosen: Any) -> 
 
     Example: bench report --table 2 --format markdown,latex --out tables
     """
+    from bench.grids import cells
     from bench.report import FORMATS, Asked, report
+    from bench.results import absent
     from reports.render import Look
 
     for form in formats:
@@ -204,12 +215,15 @@ def report(formats: tuple[str, ...], layout: str, cost: bool, **chosen: Any) -> 
             raise click.UsageError(f"Unknown format {form!r}. Known: {', '.join(FORMATS)}.")
     if on_command_line("tol") and chosen["expect"] is None:
         raise click.UsageError("--tol is about what is expected: it needs --expect.")
-    chosen = latest(chosen)
-    request, place = asked(chosen)
+    store = read_store(chosen)
+    chosen = latest(chosen, store)
+    request, place = asked({**chosen, "data": chosen["data"] or "demo"})
     options = {name: chosen[name] for name in ("out", "paper", "expect", "tol", "strict")}
     root = place.root if chosen["data"] else None
+    if said := absent(cells(request), store, root):
+        click.echo(said, err=True)
     look = Look(layout=layout, cost=cost)
-    return report(request, place.store, Asked(formats=formats, look=look, root=root, **options))
+    return report(request, store, Asked(formats=formats, look=look, root=root, **options))
 
 
 bench.add_command(data)

@@ -88,7 +88,11 @@ def _comparisons(pair: Pair, notes: dict[str, None]) -> Iterator[Comparison]:
     results = [read_result(cell.home) for cell in pair.cells()]
     known = [resampled(one.home, r) for one, r in zip(pair.cells(), results, strict=True)]
     for task, metric in TESTED.items():
-        if any(metric not in one["metrics"] for one in results):
+        both = zip(pair.cells(), results, strict=True)
+        if lacking := [cell for cell, one in both if metric not in one["metrics"]]:
+            if any(task in one.cell.tasks for one in pair.cells()):
+                names = " and ".join(one.home.name for one in lacking)
+                notes[f"{metric} is not compared: it is no score of {names}."] = None
             continue
         scores = [one["metrics"][metric] for one in results]
         if None in scores:
@@ -164,10 +168,11 @@ def _about(matched: Sequence[Pair], tests: int) -> Iterator[str]:
     """Yield what a reader has to know of all comparisons."""
     if tests:
         first, second = matched[0].names
+        shown = f"all {tests} tests" if tests > 1 else "the one test"
         yield (
             f"Differences are {second} less {first}, in points; each 95 % interval is of that "
-            f"difference alone; p is corrected for all {tests} tests shown (Holm), and below 0.05 "
-            "a difference is called real."
+            f"difference alone; p is corrected for {shown} shown (Holm), and below 0.05 a "
+            "difference is called real."
         )
     if all(len(pair.seeds) == 1 for pair in matched):
         yield ONE_SEED
@@ -208,7 +213,7 @@ def to_json(one: Comparison) -> dict[str, Any]:
     """Return what `compare --json` prints of a comparison; what is unknown is None."""
     cells = list(one.pair.seeds.values())
     sides = [
-        {"name": name, "keys": [both[side].order["key"] for both in cells], "score": score}
+        {"name": name, "keys": [both[side].order["key"] for both in cells], "score": _number(score)}
         for side, (name, score) in enumerate(zip(one.pair.names, one.scores, strict=True))
     ]
     return {
@@ -228,7 +233,7 @@ def to_json(one: Comparison) -> dict[str, Any]:
 
 def _effect(effect: Estimate) -> dict[str, float | None]:
     ends = {"low": _number(effect.low), "high": _number(effect.high)}
-    return {"difference": effect.value, **ends}
+    return {"difference": _number(effect.value), **ends}
 
 
 def _number(value: float) -> float | None:

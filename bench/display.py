@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,14 @@ from rich.table import Table
 
 from bench.failure import STOPPED
 from bench.plan import Node
-from bench.status import Reached, reached
+from bench.status import Reached, Stored, jobs, line, reached
 from bench.store import state
 
 POLL_S = 0.5
+SHOWN = ("cell", "state", "stage", "progress", "eta", "heart-beat", "attempts", "job", "error")
+KEPT = SHOWN[:4]  # columns that are there even where they are empty
+LEAST = ("attempts", "stage", "heart-beat", "job", "eta", "progress", "error", "state")
+ERROR = 24  # places that a column of errors takes at least, if they are so long
 
 
 class Display:
@@ -90,6 +95,52 @@ class Display:
         if one.folder not in self._bars:
             self._bars[one.folder] = self._progress.add_task(one.title, total=here.total, now="")
         self._progress.update(self._bars[one.folder], completed=here.taken, now=now)
+
+
+def table(cells: list[Stored], width: int) -> Table:
+    """Return what `status` shows: how many cells are how, and each of them.
+
+    Names are whole, for their ends are given to other verbs: where that leaves no room for all
+    columns, those that say least are left out.
+    """
+    hints = jobs([one.home for one in cells if one.state != "done"])
+    counts = Counter(one.state for one in cells)
+    words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    rows = [_row(one, hints.get(one.home)) for one in cells]
+    shown = _fitting(rows, width)
+    found = Table(box=None, pad_edge=False, title=words, title_justify="left")
+    for name in shown:
+        long = name == "error" or (name == "cell" and shown == SHOWN[:1])
+        found.add_column(name, no_wrap=not long, overflow="fold")
+    for row in rows:
+        found.add_row(*(row[name] for name in shown))
+    return found
+
+
+def _row(one: Stored, hint: str | None) -> dict[str, str]:
+    """Return what `status` shows of a cell, by column."""
+    facts = line(one)
+    left, beat = facts["eta_s"], facts["heartbeat_age_s"]
+    row = (
+        *(facts["cell"], facts["state"], facts["stage"]),
+        f"{100 * (facts['progress'] or 0):.0f} %",
+        None if left is None else timedelta(seconds=left),
+        None if beat is None else f"{beat} s ago",
+        *(facts["attempts"], hint, facts["error"]),
+    )
+    shown = ("" if value is None else str(value) for value in row)
+    return dict(zip(SHOWN, shown, strict=True))
+
+
+def _fitting(rows: list[dict[str, str]], width: int) -> tuple[str, ...]:
+    """Return the columns that say something and that there is room for, two places apart."""
+    room = {name: max((len(row[name]) for row in rows), default=0) for name in SHOWN}
+    shown = [name for name in SHOWN if name in KEPT or room[name]]
+    room["error"] = min(room["error"], ERROR)
+    for name in LEAST:
+        if name in shown and sum(max(len(one), room[one]) + 2 for one in shown) - 2 > width:
+            shown.remove(name)
+    return tuple(shown)
 
 
 def say(console: Console, line: str) -> None:

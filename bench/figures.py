@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 
 from bench.again import changed
@@ -20,6 +21,7 @@ from bench.data.classes import CLASSES, TASKS
 from bench.eval.ap import Matches, average_precision
 from bench.eval.confusion import iou_per_class
 from bench.grids import Request, cells
+from bench.intervals import DAMAGED
 from bench.results import rows
 from bench.store import Store, read_json, read_lines
 
@@ -180,25 +182,36 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _classes(frame: DataFrame) -> DataFrame:
-    found = [
-        {**whose, "task": task, "name": name, "value": value}
-        for whose, row in _of(frame, "done")
-        for task, scores in per_class(Path(row["folder"])).items()
-        for name, value in scores.items()
-    ]
+    found = []
+    for whose, row in _of(frame, "done"):
+        by_task, damaged = _per_class(Path(row["folder"]))
+        for file in damaged:
+            click.echo(f"Left out of the figures of classes: {file} is damaged.", err=True)
+        for task, scores in by_task.items():
+            found += [{**whose, "task": task, "name": n, "value": v} for n, v in scores.items()]
     return _frame(found, "task", "name", "value")
 
 
 def per_class(home: Path) -> dict[str, dict[str, float]]:
-    """Return the scores of a finished cell's classes by task and name; NaN without ground truth."""
-    scores = {}
+    """Return the scores of a finished cell's classes by task and name; NaN without ground truth.
+
+    A task whose statistics are missing or damaged is not among them.
+    """
+    return _per_class(home)[0]
+
+
+def _per_class(home: Path) -> tuple[dict[str, dict[str, float]], list[Path]]:
+    """Return the scores of the classes, and the files of statistics that are damaged."""
+    scores, damaged = {}, []
     for task, score in (("sem", _iou), ("driv", _iou), ("det", _ap)):
         file = home / "preds" / f"{task}.npz"
         if file.exists():
-            with np.load(file, allow_pickle=False) as kept:
-                values = score(kept)
-            scores[task] = dict(zip(CLASSES[task], values, strict=False))
-    return scores
+            try:
+                with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+                    scores[task] = dict(zip(CLASSES[task], score(kept), strict=False))
+            except DAMAGED:
+                damaged.append(file)
+    return scores, damaged
 
 
 def _iou(kept: Mapping[str, np.ndarray]) -> list[float]:

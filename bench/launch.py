@@ -16,7 +16,7 @@ from bench.display import Display, say, terminal
 from bench.invocations import FILE, Invocation
 from bench.mirror import Mirror
 from bench.plan import Node, Place, PlannedCell, PseudoLabels, write_orders
-from bench.store import read_json, state
+from bench.store import read_json, read_order, state
 from bench.track import address
 from runners.base import Runner, RunnerError
 from runners.cluster import SlurmOptions
@@ -46,7 +46,7 @@ def launch(
     was asked for, whose tables and page are written at the end. With `detach` jobs of SLURM are
     submitted and left to themselves, and that is 0; the last of them does what is left to do here.
     """
-    write_orders([one for one in planned if one.to_run], place)
+    write_orders([one for one in planned if one.to_run or not _has_order(one.folder)], place)
     for one in planned:
         if not one.to_run:
             say(console, f"{one.folder.name}: {'skipped, ' * (one.state == 'done')}{one.reason}")
@@ -60,6 +60,14 @@ def launch(
     with Mirror(uri, place.store.root, homes, console, last):
         failed = bool(todo) and _run(todo, place.store.root, runner, console)
     return 1 if failed else 0 if {state(one.folder) for one in planned} == {"done"} else 3
+
+
+def _has_order(folder: Path) -> bool:
+    try:
+        read_order(folder)
+    except BenchError:
+        return False
+    return True
 
 
 def conclude(folder: str) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 from bench import BenchError
 from bench.cell import Cell, hashed
 from bench.provenance import device
-from bench.store import Store, read_json
+from bench.records import TOOK, mistake
+from bench.store import Store, read_json, read_order
 from protocols.stages import Protocol
 
 SCORING = "scoring"
@@ -102,15 +103,17 @@ def _probed(file: Path) -> Measured:
 
 
 def _finished(home: Path, scored: dict[tuple[str, tuple[str, ...]], int]) -> Measured | None:
-    """Return what a finished cell tells; None where it is of another version."""
-    order, result = read_json(home / "cell.json"), read_json(home / "result.json")
+    """Return what a finished cell tells; None where it is damaged or of another version."""
     try:
+        order, result = read_order(home), read_json(home / "result.json")
         cell = Cell.from_resolved(order["resolved"])
-    except (KeyError, TypeError):
+    except (BenchError, KeyError, TypeError):
+        return None
+    if mistake(result, TOOK):
         return None
     kind_of, speeds = kinds(cell, order), dict[str, list[float]]()
     for stage in result["stages"]:
-        if stage["seconds"] > 0 and stage["images"] > 0:
+        if stage["seconds"] > 0 and stage.get("images", 0) > 0:
             rates = speeds.setdefault(kind_of[stage["name"]], [])
             rates.append(stage["images"] / stage["seconds"])
     scoring, frames = kind_of[SCORING], _scored(home, order, cell.tasks, scored)

@@ -63,6 +63,11 @@ def pairs(
     cells = [
         _cell(store, t, there) for t, k in zip((first, second), kinds, strict=True) if k == CELL
     ]
+    if kinds[0] == kinds[1] != CELL and _one(kinds[0], first) == _one(kinds[1], second):
+        raise BenchError(
+            f"{second} is compared with itself: both sides are the same {kinds[0]}. "
+            "Give two that differ."
+        )
     if kinds[0] != kinds[1]:
         told = " and ".join(f"{t!r} is a {k}" for t, k in zip((first, second), kinds, strict=True))
         raise BenchError(f"{told}. Give two cells, two protocols or two checkpoints.")
@@ -87,6 +92,14 @@ def _kind(text: str, cells: Sequence[Cell]) -> str:
     return "checkpoint"
 
 
+def _one(kind: str, text: str) -> str:
+    """Return the name of what a text means, for a checkpoint may have two."""
+    if kind == "checkpoint":
+        with suppress(ZooError):  # a user's own, of another machine
+            return checkpoint(text).name
+    return text
+
+
 def _finished(one: Stored) -> Finished:
     assert one.cell is not None
     return Finished(home=one.home, cell=one.cell, order=one.order)
@@ -99,6 +112,8 @@ def _cell(store: Store, text: str, there: Sequence[Cell]) -> Finished:
         names = sorted({name for cell in there for name in (cell.protocol_label, cell.zoo)})
         known = f" Protocols and checkpoints there: {', '.join(names)}." if names else ""
         raise BenchError(f"{error}{known}") from None
+    if one.error:
+        raise BenchError(one.error)
     if one.cell is None or not (one.home / "result.json").exists():
         raise BenchError(
             f"{one.home.name} is {one.state}: it has no scores to compare (bench status)."
@@ -146,9 +161,7 @@ def _matched(
 def _by_rest(kind: str, text: str, done: Sequence[Finished]) -> dict[str, dict[int, Finished]]:
     """Return the cells that a text means: by all that is not compared, and then by seed."""
     if kind == "checkpoint":
-        with suppress(ZooError):  # a user's own, of another machine
-            text = checkpoint(text).name
-        mine = [one for one in done if one.cell.zoo == text]
+        mine = [one for one in done if one.cell.zoo == _one(kind, text)]
     else:
         mine = [one for one in done if one.cell.protocol_label == text] or [
             one for one in done if one.cell.protocol.name == text

@@ -23,6 +23,7 @@ from protocols import VERSION
 from protocols.settings import SETTINGS, Split, split
 from zoo.clip_parts import Part
 
+DEMO = "demo-data"  # the folder of a store that the demo data are drawn into
 LABELS_DONE = "statistics.json"  # the file that is written last among pseudo labels
 
 
@@ -44,7 +45,7 @@ class Place:
     @property
     def root(self) -> Path:
         """Return the folder of the data."""
-        return self.store.root / "demo-data" if self.demo else Path(self.data).absolute()
+        return self.store.root / DEMO if self.demo else Path(self.data).absolute()
 
 
 @dataclass(frozen=True, kw_only=True)

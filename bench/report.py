@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -106,10 +107,25 @@ def _draw(request: Request, store: Store, found: Mapping[str, Table], asked: Ask
 
 
 def _write(file: Path, content: str | bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as unfinished:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(file) as unfinished:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise click.UsageError(f"{_why_not(file, error)} Give --out another folder.") from None
     click.echo(str(file))
+
+
+def _why_not(file: Path, error: OSError) -> str:
+    """Return why a file cannot be written: by its name, or that of what is in its way."""
+    if file.is_dir():
+        return f"{file} is a folder, and a file of that name is to be written."
+    nearest = next(one for one in file.parents if one.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is a file, not a folder to write into."
+    return f"{file} cannot be written: {error.strerror}."
 
 
 def _wanted(file: str, found: Mapping[str, Table]) -> dict[str, list[Expected]]:

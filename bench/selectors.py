@@ -32,27 +32,39 @@ def commas(context: click.Context, parameter: click.Parameter, value: Any) -> tu
     return items
 
 
-def _many(name: str, help: str) -> Callable[[Command], Command]:
-    return click.option(name, multiple=True, callback=commas, metavar="A,B,…", help=help)
+def _cells(*, defaults: bool) -> tuple[Callable[[Command], Command], ...]:
+    """Return the options that say which cells, with what they are when not given, if anything."""
+
+    def said(help: str, default: str) -> str:
+        return f"{help}  [{default}]" if defaults else help
+
+    def many(name: str, help: str, default: str) -> Callable[[Command], Command]:
+        shown = said(help, default)
+        return click.option(name, multiple=True, callback=commas, metavar="A,B,…", help=shown)
+
+    zoo = "all (the paper's nine), everything, names, 'moco*', a file, '!byol'."
+    protocol = "pf (pretrain-finetune), paf (with adapt), lv, …, my.toml."
+    scheme = "self-training, zeroing, uniform, weighted, round-robin."
+    heads = "transformer (MaskFormer and Sparse R-CNN), conv."
+    table = (
+        "The cells behind a table of the paper, 1 to 5, d2 or all, in place of --zoo, --protocol, "
+        "--setting, --scheme, --heads and --tasks."
+    )
+    preset = said("paper, demo or tiny.", "paper; with the demo data, demo")
+    return (
+        many("--zoo", zoo, "all"),
+        many("--protocol", protocol, "pf,paf"),
+        many("--setting", "disjoint-normal, disjoint-balance, full.", "disjoint-normal"),
+        many("--scheme", scheme, "self-training"),
+        click.option("--heads", help=said(heads, "transformer")),
+        many("--tasks", "Any of sem,driv,det.", "all three"),
+        many("--seeds", "0 or 0,1,2.", "0"),
+        click.option("--preset", help=preset),
+        click.option("--table", metavar="N", help=table),
+        click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]"),
+    )
 
 
-CELLS = (
-    _many("--zoo", "all (the paper's nine), everything, names, 'moco*', a file, '!byol'.  [all]"),
-    _many("--protocol", "pf (pretrain-finetune), paf (with adapt), lv, …, my.toml.  [pf,paf]"),
-    _many("--setting", "disjoint-normal, disjoint-balance, full.  [disjoint-normal]"),
-    _many("--scheme", "self-training, zeroing, uniform, weighted, round-robin.  [self-training]"),
-    click.option("--heads", help="transformer (MaskFormer and Sparse R-CNN), conv.  [transformer]"),
-    _many("--tasks", "Any of sem,driv,det.  [all three]"),
-    _many("--seeds", "0 or 0,1,2.  [0]"),
-    click.option("--preset", help="paper, demo or tiny.  [paper; with the demo data, demo]"),
-    click.option(
-        "--table",
-        metavar="N",
-        help="The cells behind a table of the paper, 1 to 5, d2 or all, in place of --zoo, "
-        "--protocol, --setting, --scheme, --heads and --tasks.",
-    ),
-    click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]"),
-)
 VALUES = (
     click.option(
         "--set",
@@ -67,17 +79,17 @@ VALUES = (
 
 
 def selectors(command: Command) -> Command:
-    """Give a command the options that say which cells; they arrive as keywords."""
-    for option in reversed(CELLS):
+    """Give a command the options that say which cells of a store; one not given fits all."""
+    for option in reversed(_cells(defaults=False)):
         command = option(command)
     return command
 
 
 def values(command: Command) -> Command:
-    """Give a command, beside the selectors, the options that `asked` reads."""
-    for option in reversed(VALUES):
+    """Give a command the options that `asked` reads: which cells, and of which values and data."""
+    for option in reversed((*_cells(defaults=True), *VALUES)):
         command = option(command)
-    return selectors(command)
+    return command
 
 
 def on_command_line(name: str) -> bool:
@@ -160,6 +172,18 @@ def store_of(chosen: dict[str, Any]) -> Store:
     return Store(Path(chosen["store"] or os.environ.get("BENCH_STORE") or "runs"))
 
 
+def read_store(chosen: dict[str, Any]) -> Store:
+    """Return the store of `--store` to read; one that is named and not there is a mistake."""
+    store = store_of(chosen)
+    if store.root.exists() and not store.root.is_dir():
+        wrong = "is a file, no store"
+    elif chosen["store"] and not store.root.exists():
+        wrong = "is no store: it has no cells"
+    else:
+        return store
+    raise click.UsageError(f"{store.root} {wrong}. Give --store the folder of a bench run.")
+
+
 def wanted(chosen: dict[str, Any]) -> Callable[[Cell], bool]:
     """Return whether a cell fits the selectors that were given; one not given fits all.
 
@@ -225,17 +249,22 @@ def _known_protocols(names: list[str], chosen: dict[str, Any]) -> tuple[str, ...
     return tuple(dict.fromkeys((*PROTOCOLS, *there, *files)))
 
 
-def latest(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with the data and the preset of the newest result where none is given."""
-    from bench.cell import Cell
+def latest(chosen: dict[str, Any], store: Store) -> dict[str, Any]:
+    """Return the options with the data that are meant, and where none are told those of the newest.
 
-    if chosen["data"] or chosen["preset"] or os.environ.get("BENCH_DATA"):
-        return chosen
-    if not (orders := store_of(chosen).orders()):
-        return chosen
-    order = orders[max(orders, key=lambda home: (home / "cell.json").stat().st_mtime)]
-    preset = Cell.from_resolved(order["resolved"]).protocol.preset
-    return {**chosen, "data": order["data"]["root"], "preset": preset}
+    That is the newest result in the store, and its preset comes along; but where a preset is asked
+    for, or nothing is there, all data are meant and `data` is None.
+    """
+    from bench.status import age, stored
+
+    data = chosen["data"] or os.environ.get("BENCH_DATA")
+    found = [one for one in stored(store) if one.cell]
+    if data or chosen["preset"] or not found:
+        return {**chosen, "data": data}
+    newest = max(found, key=lambda one: age(one.home, one.order))
+    assert newest.cell, "it was looked for"
+    preset = newest.cell.protocol.preset
+    return {**chosen, "data": newest.order["data"]["root"], "preset": preset}
 
 
 def _behind(number: str) -> Callable[[Cell], bool]:

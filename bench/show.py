@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import BenchError
 from bench.again import again
-from bench.failure import cause
+from bench.failure import DAMAGED, cause
 from bench.intervals import FEW, resampled
 from bench.status import Stored, line
 from bench.store import error_of, handed_to, owner, read_json, read_lines, read_result, state
@@ -20,7 +20,7 @@ POLL_S = 0.5
 
 def facts(one: Stored) -> dict[str, Any]:
     """Return what `show --json` prints of a cell; what is not there (yet) is None."""
-    home, happened = one.home, error_of(one.home)
+    home = one.home
     result = read_result(home) if (home / "result.json").exists() and one.cell else None
     return {
         **line(one),
@@ -32,7 +32,7 @@ def facts(one: Stored) -> dict[str, Any]:
         "load_report": _load_report(home),
         "result": result,
         "intervals": _intervals(home, result) if result else None,
-        "error": _why(home, happened) if happened else None,
+        "error": _why(one),
     }
 
 
@@ -119,8 +119,12 @@ def _load_report(home: Path) -> dict[str, Any] | None:
     return None
 
 
-def _why(home: Path, happened: str) -> dict[str, Any]:
-    story = (home / "error.txt").read_text(errors="replace").partition("\n")[2].strip()
+def _why(one: Stored) -> dict[str, Any] | None:
+    if one.error:
+        return {"line": one.error, **asdict(DAMAGED), "story": ""}
+    if not (happened := error_of(one.home)):
+        return None
+    story = (one.home / "error.txt").read_text(errors="replace").partition("\n")[2].strip()
     return {"line": happened, **asdict(cause(happened)), "story": story}
 
 
@@ -135,7 +139,7 @@ def _where(known: dict[str, Any]) -> Lines:
     if runs:
         beat = f"last heart-beat {known['heartbeat_age_s']} s ago"
         lines.append(("run by", f"process {runs['pid']} on {runs['host']}, {beat}"))
-    if known["state"] not in ("done", "pending"):
+    if known["state"] not in ("done", "pending", "unreadable"):
         lines.append(("reached", f"{known['stage']}, {100 * (known['progress'] or 0):.0f} %"))
     given = f"{job.get('cluster', '?')} {job.get('id', '?')}" if job else None
     return [*lines, ("given to", given)] if given else lines
@@ -207,9 +211,12 @@ def _code(last: dict[str, Any]) -> Lines:
 
 def _stages(stages: list[dict[str, Any]]) -> Lines:
     return [
-        (one["name"], f"{one['epochs']} epochs, {one['steps']:,} steps, {one['seconds']:,.0f} s")
-        for one in stages
+        (one["name"], ", ".join([*_lengths(one), f"{one['seconds']:,.0f} s"])) for one in stages
     ]
+
+
+def _lengths(stage: dict[str, Any]) -> Iterator[str]:
+    return (f"{stage[name]:,} {name}" for name in ("epochs", "steps") if name in stage)
 
 
 def _intervals(home: Path, result: dict[str, Any]) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from bench import BenchError
 from bench.cell import Cell
 from bench.store import (
-    ORDER,
     Store,
     error_of,
     handed_to,
+    key8,
     read_json,
     read_lines,
+    read_order,
     read_result,
     state,
 )
@@ -25,6 +28,9 @@ COLUMNS = (
     *("key", "cell", "state", "stage", "progress", "eta_s"),
     *("heartbeat_age_s", "attempts", "error"),
 )
+
+
+Age = tuple[bool, bool, float, str]  # finished? of this version? when (seconds since 1970), name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +48,56 @@ class Stored:
     """A cell of the store: its folder, what was to be run there, and its state.
 
     `state` is that of `bench.store.state`, or `stale` where another protocol version planned the
-    cell, or its address was asked for later with other weights, data or teachers. What cannot be
-    read is `unreadable`, with an empty order.
+    cell, or where another cell of its address, with other weights, data or teachers, was finished
+    later. What cannot be read is `unreadable`, `error` says why, and there is no `cell`; the order
+    is there where it is only the result that cannot be read, and else empty.
     """
 
     home: Path
     state: str
     order: dict[str, Any]
     cell: Cell | None = None
+    error: str | None = None
 
 
 def stored(store: Store, wanted: Callable[[Cell], bool] = lambda cell: True) -> list[Stored]:
     """Return the cells that are wanted, by name; what cannot be read is always among them."""
     found = [_read(home) for home in store.cells()]
-    newest: dict[str, tuple[int, Path]] = {}
-    for one in found:
-        address = one.order.get("address", one.home.name)
-        age = (one.home / "cell.json").stat().st_mtime_ns
-        newest[address] = max(newest.get(address, (0, one.home)), (age, one.home))
-    last = {home for _, home in newest.values()}
+    ages = {one.home: age(one.home, one.order) for one in found if one.cell}
+    newest: dict[str, Age] = {}
+    for one in (one for one in found if one.cell):
+        address = one.order["address"]
+        newest[address] = max(newest.get(address, ages[one.home]), ages[one.home])
     return [
-        replace(one, state="stale") if _is_stale(one, one.home in last) else one
+        replace(one, state="stale")
+        if one.cell and _is_stale(one, ages[one.home], newest[one.order["address"]])
+        else one
         for one in found
         if one.cell is None or wanted(one.cell)
     ]
+
+
+def age(home: Path, order: dict[str, Any]) -> Age:
+    """Return what sorts the cells of an address: whose numbers count comes last.
+
+    That is what is finished; of this protocol version; and the newest by what is recorded, which
+    copying a store does not change. Only what was never begun goes by the time of its file.
+    """
+    current, attempts = order["version"] == VERSION, read_lines(home / "attempts.jsonl")
+    with suppress(FileNotFoundError, BenchError):
+        told = read_result(home)["provenance"]["finished"]
+        return True, current, datetime.fromisoformat(told).timestamp(), home.name
+    with suppress(IndexError, KeyError, TypeError, ValueError):
+        begun = datetime.fromisoformat(attempts[-1]["time"]).timestamp()
+        return False, current, begun, home.name
+    return False, current, (home / "cell.json").stat().st_mtime, home.name
 
 
 def find(store: Store, text: str) -> Stored:
     """Return the cell that a text means: its folder's name, or a beginning of its key alone."""
     found = stored(store)
     fits = [one for one in found if one.home.name == text] or [
-        one for one in found if text and one.order.get("key", "").startswith(text)
+        one for one in found if text and one.order.get("key", key8(one.home)).startswith(text)
     ]
     if len(fits) == 1:
         return fits[0]
@@ -108,7 +133,7 @@ def line(one: Stored) -> dict[str, Any]:
     """
     facts = {**dict.fromkeys(COLUMNS), "cell": one.home.name, "state": one.state}
     if one.cell is None:
-        return facts
+        return facts | {"key": one.order.get("key"), "error": one.error}
     facts |= {"key": one.order["key"], "attempts": len(read_lines(one.home / "attempts.jsonl"))}
     if (one.home / "result.json").exists():  # so nothing long is to be read
         return facts | {"stage": one.cell.protocol.stages[-1].name, "progress": 1.0}
@@ -141,20 +166,30 @@ def jobs(homes: Iterable[Path]) -> dict[Path, str]:
 
 
 def _read(home: Path) -> Stored:
+    order, cell = dict[str, Any](), None
     try:
-        order = read_json(home / "cell.json", ORDER)
+        order = read_order(home)
         cell = Cell.from_resolved(order["resolved"])
         if (now := state(home)) == "done":
             read_result(home)
-    except (BenchError, KeyError, TypeError):  # damaged, or of another version
-        return Stored(home=home, state="unreadable", order={})
+    except BenchError as error:
+        return Stored(home=home, state="unreadable", order=order if cell else {}, error=str(error))
+    except (KeyError, TypeError):
+        why = f"{home / 'cell.json'} has not the values of this version's cells"
+        cure = f"Remove {home} to have it made again."
+        return Stored(home=home, state="unreadable", order={}, error=f"{why}. {cure}")
     return Stored(home=home, state=now, order=order, cell=cell)
 
 
-def _is_stale(one: Stored, newest: bool) -> bool:
-    if one.cell is None or one.state == "running":
+def _is_stale(one: Stored, age: Age, newest: Age) -> bool:
+    """Return whether a cell's numbers, had or to come, are not those of its address any more.
+
+    What is not finished may have been asked for after the newest was finished: then it may go on.
+    """
+    if one.state == "running":
         return False
-    return not newest or one.order["version"] != VERSION
+    replaced = age != newest if one.state == "done" else age[1:3] < newest[1:3]
+    return replaced or one.order["version"] != VERSION
 
 
 def _beat_s(home: Path) -> int | None:

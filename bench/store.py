@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import BenchError
+from bench.records import ORDER, RESULT, mistake
 
-ORDER = ("address", "key", "version", "resolved", "weights", "data")  # what cell.json has at least
 BEAT_S = 5.0  # seconds between heart-beats
 DEAD_S = 60.0  # a lock that has not beaten for so long is nobody's
 JOB = "job.json"  # which job or process was given a folder
@@ -46,10 +46,15 @@ class Busy(BenchError):
 
 
 class Store:
-    """A folder of results."""
+    """A folder of results.
+
+    `damaged` says which cells `orders` left out when it looked last, and why.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.damaged: dict[Path, str] = {}
+        self._said: set[str] = set()
 
     def check(self) -> None:
         """Raise `BenchError` where the folder cannot be made or written to; nothing is made."""
@@ -70,20 +75,27 @@ class Store:
         return self.root / "cells" / name
 
     def orders(self) -> dict[Path, dict[str, Any]]:
-        """Return what each cell's folder was to run; a damaged one is left out, with a line."""
-        found = {}
+        """Return what each cell's folder was to run; a damaged one is left out, with one line."""
+        found, self.damaged = {}, {}
         for home in self.cells():
             try:
-                found[home] = read_json(home / "cell.json", ORDER)
+                found[home] = read_order(home)
             except BenchError as error:
-                print(f"Left out: {error}", file=sys.stderr)
+                self.damaged[home] = str(error)
+        for line in self.damaged.values():
+            if line not in self._said:
+                print(f"Left out: {line}", file=sys.stderr)
+                self._said.add(line)
         return found
 
     def cells(self) -> list[Path]:
-        """Return the folders of all cells that were ever started, by name."""
-        if not (self.root / "cells").is_dir():
-            return []
-        return sorted(f.parent for f in (self.root / "cells").glob("*/cell.json"))
+        """Return the folders of all cells that were ever started, by name.
+
+        One that has a result and no `cell.json` any more is among them.
+        """
+        files = [*(self.root / "cells").glob("*/cell.json")]
+        files += (self.root / "cells").glob("*/result.json")
+        return sorted({file.parent for file in files})
 
 
 def state(folder: Path, finished: str = "result.json") -> str:
@@ -180,12 +192,59 @@ def read_json(file: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
             return value
     except ValueError:
         pass
-    raise BenchError(f"{file} is damaged. Remove {file.parent} to have it made again.")
+    raise _damaged(file)
+
+
+def read_order(home: Path) -> dict[str, Any]:
+    """Return what is to be run in a cell's folder; `BenchError` where it is damaged or gone."""
+    file = home / "cell.json"
+    if not file.exists():
+        raise BenchError(
+            f"{file} is missing, and says what result.json is of. Put it back, or repeat the bench "
+            "run that asked for this cell: that writes it again."
+        )
+    order = read_json(file, ("address", "key", "version", "resolved", "weights", "data"))
+    if wrong := mistake(order, ORDER):
+        raise _damaged(file, wrong)
+    return order
 
 
 def read_result(home: Path) -> dict[str, Any]:
-    """Return what a finished cell left; `BenchError` where it is damaged."""
-    return read_json(home / "result.json", ("key", "metrics", "constant", "provenance"))
+    """Return what a finished cell left; scores that do not exist are None.
+
+    `BenchError` where it is damaged: not JSON, of another shape than a run leaves, no scores from 0
+    to 100, or the result of another cell.
+    """
+    file = home / "result.json"
+    result = read_json(file, ("key", "metrics", "constant", "provenance"))
+    if wrong := mistake(result, RESULT):
+        raise _damaged(file, wrong)
+    if not result["key"].startswith(key := _key(home)):
+        raise BenchError(
+            f"{file} is the result of another cell: its key is {result['key'][:8]}, and this "
+            f"cell's {key[:8]}. Remove {home} to have it made again."
+        )
+    for kind in ("metrics", "constant"):
+        result[kind] = {k: None if v != v else v for k, v in result[kind].items()}  # NaN
+    return result
+
+
+def key8(home: Path) -> str:
+    """Return the beginning of its key that ends the name of a cell's folder."""
+    return home.name.rpartition("-")[2]
+
+
+def _key(home: Path) -> str:
+    """Return the key of the cell in a folder; its beginning alone where `cell.json` is no help."""
+    try:
+        return read_order(home)["key"]
+    except BenchError:
+        return key8(home)
+
+
+def _damaged(file: Path, wrong: str = "") -> BenchError:
+    why = f" ({wrong})" if wrong else ""
+    return BenchError(f"{file} is damaged{why}. Remove {file.parent} to have it made again.")
 
 
 def handed_to(home: Path) -> dict[str, Any]:

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.config import config
-from bench.selectors import code_change, selectors, store_of, wanted
+from bench.selectors import code_change, read_store, selectors, store_of, wanted
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bench.status import Stored
     from bench.store import Store
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 STORE = click.option("--store", help="The folder of results.  [$BENCH_STORE, else ./runs]")
 NAMED = click.argument("named", nargs=-1, metavar="[CELL]…")
-SHOWN = ("cell", "state", "stage", "progress", "eta", "heart-beat", "attempts", "job", "error")
 FIRST = ("running", "failed", "preempted", "pending", "unreadable", "stale", "done")
 WATCH_S = 2.0
 
@@ -42,11 +39,11 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
 
     Example: bench status --zoo 'moco*' --watch
     """
-    from bench.display import print_json, say, terminal
+    from bench.display import print_json, say, table, terminal
     from bench.failure import cause
     from bench.status import line, stored
 
-    store, fits = store_of(chosen), wanted(chosen)
+    store, fits = read_store(chosen), wanted(chosen)
 
     def found() -> list[Stored]:
         return [one for one in stored(store, fits) if not failed or one.state == "failed"]
@@ -54,55 +51,30 @@ def status(as_json: bool, failed: bool, watch: bool, **chosen: Any) -> None:
     if as_json:
         print_json({"cells": [line(one) for one in found()]})
     elif watch:  # a screen may be too short for all: what moves comes first
-        _watch(lambda: _table(sorted(found(), key=lambda one: FIRST.index(one.state))))
+        width = terminal().width
+        _watch(lambda: table(sorted(found(), key=lambda one: FIRST.index(one.state)), width))
     elif listed := found():
         console = terminal()
-        console.print(_table(listed), markup=False, highlight=False)
+        console.print(table(listed, console.width), markup=False, highlight=False)
         for why in dict.fromkeys(line(one)["error"] for one in listed if failed):
             say(console, f"{cause(why).name}: {cause(why).cure}")
     else:
-        click.echo("The store has no such cell." if not failed else "None has failed.")
+        said = "None has failed." if failed else f"The store {store.root} has no such cell."
+        click.echo(said)
 
 
-def _watch(table: Any) -> None:
+def _watch(shown: Any) -> None:
     from rich.live import Live
 
     from bench.display import terminal
 
     try:
-        with Live(table(), console=terminal(), auto_refresh=False) as live:
+        with Live(shown(), console=terminal(), auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_S)
-                live.update(table(), refresh=True)
+                live.update(shown(), refresh=True)
     except KeyboardInterrupt:  # which is how one stops watching
         pass
-
-
-def _table(cells: list[Stored]) -> Table:
-    """Return what `status` shows: how many cells are how, and each of them."""
-    from collections import Counter
-    from datetime import timedelta
-
-    from rich.table import Table
-
-    from bench.status import jobs, line
-
-    hints = jobs([one.home for one in cells if one.state != "done"])
-    counts = Counter(one.state for one in cells)
-    words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    table = Table(*SHOWN, box=None, pad_edge=False, title=words, title_justify="left")
-    for one in cells:
-        facts = line(one)
-        left, beat = facts["eta_s"], facts["heartbeat_age_s"]
-        row = (
-            *(facts["cell"], facts["state"], facts["stage"]),
-            f"{100 * (facts['progress'] or 0):.0f} %",
-            None if left is None else timedelta(seconds=left),
-            None if beat is None else f"{beat} s ago",
-            *(facts["attempts"], hints.get(one.home), facts["error"]),
-        )
-        table.add_row(*("" if value is None else str(value) for value in row))
-    return table
 
 
 @click.command()
@@ -120,7 +92,7 @@ def show(cell: str, as_json: bool, **chosen: Any) -> None:
     from bench.show import facts, text
     from bench.status import find
 
-    known = facts(find(store_of(chosen), cell))
+    known = facts(find(read_store(chosen), cell))
     if as_json:
         print_json(known)
         return
@@ -145,7 +117,7 @@ def compare(first: str, second: str, as_json: bool, **chosen: Any) -> None:
     from bench.compare import compare, table, to_json
     from bench.display import print_json, say, terminal
 
-    found, notes = compare(store_of(chosen), first, second, wanted(chosen))
+    found, notes = compare(read_store(chosen), first, second, wanted(chosen))
     if as_json:
         print_json({"comparisons": [to_json(one) for one in found], "notes": notes})
         return
@@ -174,9 +146,10 @@ def logs(named: tuple[str, ...], follow: bool, **chosen: Any) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    homes = [one.home for one in _meant(store_of(chosen), named, chosen)]
+    store = read_store(chosen)
+    homes = [one.home for one in _meant(store, named, chosen)]
     if not homes:
-        click.echo("The store has no such cell.")
+        click.echo(f"The store {store.root} has no such cell.")
         return
     with suppress(KeyboardInterrupt):
         print_logs(homes, write, follow=follow)
@@ -196,7 +169,7 @@ def cancel(named: tuple[str, ...], every: bool, **chosen: Any) -> None:
     given = any(value for name, value in chosen.items() if name != "store")
     if not (named or given or every):
         raise click.UsageError("Say which cells: names, selectors as --zoo clip, or --all.")
-    store = store_of(chosen)
+    store = read_store(chosen)
     homes = [one.home for one in _meant(store, named, chosen) if one.state != "done"]
     if every:
         homes += sorted(order.parent for order in (store.root / "pseudo").glob("*/order.json"))
@@ -222,7 +195,7 @@ def retry(named: tuple[str, ...], allow_code_change: bool, **chosen: Any) -> int
     """
     from bench.retry import retry
 
-    store = store_of(chosen)
+    store = read_store(chosen)
     return retry(store, _meant(store, named, chosen), allow_code_change=allow_code_change)
 
 

@@ -182,6 +182,65 @@ def test_mistakes_are_one_line_that_says_what_would_be_right(say, store):
     assert "No cell of pf is done" in refused(say, "pf", "paf", "--seeds", "7")
 
 
+def rewritten(home, **metrics):
+    """Give a cell other scores; what is None is taken out."""
+    result = json.loads((home / "result.json").read_text())
+    result["metrics"] |= metrics
+    result["metrics"] = {k: v for k, v in result["metrics"].items() if v is not None}
+    (home / "result.json").write_text(json.dumps(result))
+
+
+def test_a_score_that_one_of_two_does_not_have_is_said(say, store):
+    grid(store, zoos=("clip_rn50",))
+    home = next((store / "cells").glob("*-pf-*"))
+    rewritten(home, **{"driv/mIoU": None})
+    told = compared(say, "pf", "paf")
+    assert {one["metric"] for one in told["comparisons"]} == {"sem/mIoU", "det/mAP"}
+    assert f"driv/mIoU is not compared: it is no score of {home.name}." in told["notes"]
+    assert "driv/mIoU is not compared" in say("compare", "pf", "paf")[1]
+
+
+def test_a_score_that_does_not_exist_is_never_shown_as_nan(say, store):
+    grid(store, zoos=("clip_rn50",))
+    rewritten(next((store / "cells").glob("*-pf-*")), **{"driv/mIoU": float("nan")})
+    told = compared(say, "pf", "paf")  # which takes no NaN
+    assert {one["metric"] for one in told["comparisons"]} == {"sem/mIoU", "det/mAP"}
+    assert any(note.startswith("driv/mIoU does not exist") for note in told["notes"])
+    code, out, err = say("compare", "pf", "paf")
+    assert (code, err) == (0, "")
+    assert "nan" not in out.lower().split()
+
+
+def test_one_test_is_not_all_tests(say, store):
+    for name in ("pf", "paf"):
+        scored(store, stored.cell(name=name, tasks=("sem",)))
+    (note,) = [one for one in compared(say, "pf", "paf")["notes"] if "Holm" in one]
+    assert "p is corrected for the one test shown (Holm)" in note
+    assert not any("driv" in one for one in compared(say, "pf", "paf")["notes"])
+
+
+def test_the_same_on_both_sides_is_said_to_be_the_same(say, store):
+    grid(store, zoos=("clip_rn50",))
+    for words, kind in (
+        (("pf", "pf"), "protocol"),
+        (("clip", "clip_rn50"), "checkpoint"),
+    ):
+        assert refused(say, *words) == (
+            f"bench: {words[1]} is compared with itself: both sides are the same {kind}. "
+            "Give two that differ.\n"
+        )
+
+
+def test_help_shows_defaults_only_where_there_are_some(say):
+    for verb in ("compare", "status", "logs", "retry", "cancel"):
+        text = say(verb, "--help")[1]
+        for shown in ("[0]", "[pf,paf]", "[all]", "[paper", "[disjoint-normal]"):
+            assert shown not in text
+    text = " ".join(say("run", "--help")[1].split())
+    for shown in ("[0]", "[pf,paf]", "[all]", "[paper; with the demo data, demo]"):
+        assert shown in text
+
+
 def test_teachers_and_students_are_not_paired(say, store):
     scored(store, stored.cell(name="pf", tasks=("sem",)))
     scored(store, stored.cell(name="paf"))

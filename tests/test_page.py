@@ -138,7 +138,7 @@ def test_figures_without_a_folder_to_write_them_into_are_refused(say, store):
 
 
 def test_an_empty_store_has_a_page_too(say, tmp_path):
-    code, out, _ = say("report", "--store", tmp_path / "none", "--format", "html")
+    code, out, _ = say("report", "--store", tmp_path, "--format", "html")
     assert code == 0
     assert out.startswith("<!doctype html>")
     assert "<svg" not in out
@@ -151,6 +151,22 @@ def test_the_scores_of_the_classes_are_those_that_the_means_are_of(tmp_path):
     assert np.nanmean(list(found["det"].values())) == pytest.approx(det["det/mAP"])
     assert found["det"] == pytest.approx(by_class, nan_ok=True)
     assert list(found["sem"]) == list(CLASSES["sem"])
+
+
+def test_statistics_that_are_damaged_are_named_once_and_cost_no_other_figure(say, tmp_path):
+    store, out = tmp_path / "runs", tmp_path / "out"
+    homes = [stored.done(store, stored.cell(name=name)) for name in ("pf", "paf")]
+    for home in homes:
+        predictions(home)
+    file = homes[0] / "preds" / "det.npz"
+    file.write_bytes(file.read_bytes()[:99])
+    words = ("--protocol", "pf,paf", "--zoo", "moco_v2", "--format", "html,svg", "--out", out)
+    code, listed, err = say(*REPORT, *words, "--store", store)
+    assert code == 0, err
+    assert err == f"Left out of the figures of classes: {file} is damaged.\n"
+    assert {Path(line).name for line in listed.splitlines()} >= {"page.html", "classes.svg"}
+    assert set(per_class(homes[0])) == {"sem"}
+    assert set(per_class(homes[1])) == {"sem", "det"}
 
 
 def test_curves_count_epochs_over_all_stages_and_long_ones_are_thinned(tmp_path):

@@ -18,6 +18,7 @@ from reports.expected import expected
 from reports.tables import METRICS
 from tests import stored
 from tests.conftest import ROOT
+from tests.saying import refused, told
 
 TINY = ("--preset", "tiny", "--data", "/data/demo")
 
@@ -62,6 +63,142 @@ def test_report_prints_the_papers_table_beside_an_empty_store(say, tmp_path):
     assert {one["state"] for one in every} == {"pending"}
     assert sum(one["paper"] is not None for one in every) == 16 * 7 + 5
     assert {one["difference"] for one in every} == {None}
+
+
+REPORT = ("report", "--preset", "tiny", "--table", "4", "--format", "json")
+
+
+def states(out):
+    return {one["state"] for row in json.loads(out)["rows"] for one in row["cells"]}
+
+
+def test_an_empty_store_is_said_to_be_empty_and_one_that_is_named_and_missing_is_a_mistake(
+    say, tmp_path
+):
+    line = f"The store {tmp_path / 'runs'} has no finished cell.\n"
+    code, out, err = say(*REPORT)  # ./runs, which is not there
+    assert (code, err, states(out)) == (0, line, {"pending"})
+    (tmp_path / "runs").mkdir()
+    code, out, err = say(*REPORT, "--store", tmp_path / "runs")
+    assert (code, err, states(out)) == (0, line, {"pending"})
+    assert say("status", "--store", tmp_path / "runs")[0] == 0
+    for verb in (REPORT, ("status",), ("show", "3f"), ("compare", "pf", "paf")):
+        said = "is no store: it has no cells. Give --store the folder of a bench run."
+        assert refused(say, *verb, "--store", tmp_path / "no") == f"{tmp_path / 'no'} {said}"
+
+
+def test_a_file_is_no_store(say, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    line = f"{file} is a file, no store. Give --store the folder of a bench run."
+    for verb in (REPORT, ("status",), ("show", "3f"), ("compare", "pf", "paf")):
+        assert refused(say, *verb, "--store", file) == line
+    monkeypatch.setenv("BENCH_STORE", str(file))
+    assert refused(say, *REPORT) == line
+
+
+def test_where_all_that_is_finished_is_of_other_data_a_line_says_how_much_of_which(
+    say, store, monkeypatch
+):
+    for more in (("--data", "/data/other"), ()):
+        if not more:
+            monkeypatch.setenv("BENCH_DATA", "/data/other")
+        code, out, err = say(*REPORT, "--store", store, *more)
+        assert (code, states(out)) == (0, {"pending"})
+        assert err == (
+            "No cell of this report is finished on the data /data/other. "
+            "Finished on other data: 4 of /data/demo.\n"
+        )
+    code, out, err = say(*REPORT, "--store", store, "--data", "/data/demo")
+    assert (code, err, states(out)) == (0, "", {"done", "pending", "na"})
+
+
+def test_without_a_word_about_data_all_are_meant_and_nothing_else_is_said(say, store):
+    code, out, err = say(*REPORT, "--store", store)
+    assert (code, err, states(out)) == (0, "", {"done", "pending", "na"})
+
+
+def test_a_store_that_was_moved_has_its_demo_data_still(say, tmp_path):
+    store = tmp_path / "moved"
+    every = cells(table("4", Request(preset="tiny")))
+    homes = [stored.done(store, one) for one in every[:2]]
+
+    def ran_on(home, **data):
+        order = json.loads((home / "cell.json").read_text())
+        order["data"] |= data
+        (home / "cell.json").write_text(json.dumps(order))
+
+    def done(*words):
+        code, out, err = say(*REPORT, "--store", store, "--data", *words)
+        assert code == 0
+        found = [one for row in json.loads(out)["rows"] for one in row["cells"] if one["key"]]
+        return len({one["key"][0] for one in found}), err
+
+    for home in homes:
+        ran_on(home, root="/elsewhere/runs/demo-data")
+    assert done("demo") == (2, "")
+    ran_on(homes[0], root=str(store / "demo-data"))  # the same frames, where they are now
+    assert done("demo") == (2, "")
+    ran_on(homes[0], sha256="e" * 64)  # other frames
+    assert done("demo")[0] == 1
+    for home in homes:
+        ran_on(home, root="/elsewhere/bdd100k", drawn=False)
+    count, err = done("demo")
+    assert (count, "2 of /elsewhere/bdd100k" in err) == (0, True)
+
+
+def test_what_is_wrong_with_out_is_said_by_the_names_that_a_person_knows(
+    say, store, tmp_path, monkeypatch
+):
+    words = ("report", "--table", "4", "--preset", "tiny", "--store", store, "--format")
+    file, folder = tmp_path / "file", tmp_path / "tables"
+    file.write_text("mine")
+    (folder / "table4.md").mkdir(parents=True)
+    for out in (file, file / "inside"):
+        said = refused(say, *words, "markdown", "--out", out)
+        assert said == f"{file} is a file, not a folder to write into. Give --out another folder."
+    assert file.read_text() == "mine"
+    said = refused(say, *words, "markdown", "--out", folder)
+    assert said == (
+        f"{folder / 'table4.md'} is a folder, and a file of that name is to be written. "
+        "Give --out another folder."
+    )
+
+    def may_not(*_):
+        raise PermissionError(13, "Permission denied", ".table4.csv.1.tmp")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", may_not)
+    said = refused(say, *words, "csv", "--out", folder)
+    assert said == (
+        f"{folder / 'table4.csv'} cannot be written: Permission denied. Give --out another folder."
+    )
+
+
+def test_a_damaged_cell_has_failed_with_its_cause_and_the_line_comes_once(say, store, tmp_path):
+    home = next((store / "cells").iterdir())
+    (home / "cell.json").write_text("{")
+    line = f"{home / 'cell.json'} is damaged. Remove {home} to have it made again."
+    for form in (("--format", "html"), ("--format", "json")):
+        code, out, err = say(*REPORT[:-2], "--store", store, *form, "--data", "/data/demo")
+        assert (code, err) == (0, f"Left out: {line}\n")
+        assert line[:150] in out  # a footnote is short
+    assert "failed" in states(out)
+
+
+def test_a_result_whose_cell_json_is_gone_is_named_everywhere(say, store):
+    home = next((store / "cells").iterdir())
+    (home / "cell.json").unlink()
+    (found,) = [
+        one
+        for one in told(say, "status", "--store", store)["cells"]
+        if one["state"] == "unreadable"
+    ]
+    assert found["cell"] == home.name
+    assert found["error"].startswith(f"{home / 'cell.json'} is missing")
+    assert "is missing" in " ".join(say("status", "--store", store)[1].split())
+    code, out, err = say(*REPORT, "--store", store)
+    assert (code, err.count("\n")) == (0, 1)
+    assert "failed" in states(out)
 
 
 def test_other_values_than_the_papers_are_said_not_to_compare(tmp_path):

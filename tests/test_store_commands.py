@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -82,14 +83,60 @@ def test_status_json_keeps_its_keys(say, store):
     assert (cell["stage"], cell["progress"], cell["attempts"]) == ("adapt", 0.375, 1)
 
 
-def test_what_newer_weights_replaced_is_stale(say, store):
-    old = stored.done(store, weights="a" * 64)
+def finished(home, time):
+    result = json.loads((home / "result.json").read_text())
+    result["provenance"]["finished"] = time
+    (home / "result.json").write_text(json.dumps(result))
+
+
+def shown(say):
+    """The score of the one cell in the report of the store, and what is left out as stale."""
+    words = ("--zoo", "moco_v2", "--protocol", "paf", "--scheme", "zeroing", "--preset", "tiny")
+    code, out, _ = say("report", *words, "--format", "json")
+    assert code == 0
+    table = json.loads(out)
+    (score,) = [
+        cell["mean"]
+        for row in table["rows"]
+        for cell in row["cells"]
+        if cell["metric"] == "sem/mIoU" and cell["key"]
+    ]
+    return score, table["stale"]
+
+
+def test_what_a_newer_result_replaced_is_stale_whatever_the_times_of_files(say, store):
+    old = stored.done(store, weights="a" * 64, metrics={"sem/mIoU": 1.0})
+    new = stored.done(store, weights="b" * 64, metrics={"sem/mIoU": 2.0})
+    for first, second, score in ((old, new, 2.0), (new, old, 1.0)):
+        finished(first, "2024-05-06T07:08:09+00:00")
+        finished(second, "2024-05-06T05:08:10-02:00")  # a second later
+        for touched in ((old, new), (new, old)):
+            for number, home in enumerate(touched):
+                for file in ("cell.json", "result.json"):
+                    os.utime(home / file, (number, number))
+            assert states(say) == {first.name: "stale", second.name: "done"}
+            assert shown(say) == (score, [first.name])
+
+
+def test_a_result_counts_until_another_one_is_finished(say, store):
+    old = stored.done(store, weights="a" * 64, metrics={"sem/mIoU": 1.0})
     new = stored.planned(store, weights="b" * 64)
-    os.utime(old / "cell.json", (1, 1))
-    assert states(say) == {old.name: "stale", new.name: "pending"}
-    os.utime(old / "cell.json")  # as when it is asked for again
-    os.utime(new / "cell.json", (1, 1))
-    assert states(say) == {old.name: "done", new.name: "stale"}
+    assert states(say) == {old.name: "done", new.name: "pending"}
+    assert shown(say) == (1.0, [])
+    given_up = stored.failed(store, weights="c" * 64)
+    finished(old, "2024-05-07T07:08:09+00:00")  # a day after that was begun
+    assert states(say)[given_up.name] == "stale"
+
+
+def test_results_of_this_protocol_version_count_before_later_ones_of_another(say, store):
+    other = stored.done(store, version=VERSION - 1, metrics={"sem/mIoU": 2.0})
+    assert states(say) == {other.name: "stale"}
+    assert shown(say) == (2.0, [])
+    assert f"is of protocol version {VERSION}" in say("report", "--preset", "tiny")[2]
+    mine = stored.done(store, metrics={"sem/mIoU": 1.0})
+    finished(other, "2034-05-06T07:08:09+00:00")
+    assert states(say) == {mine.name: "done", other.name: "stale"}
+    assert shown(say) == (1.0, [other.name])
 
 
 def test_status_takes_the_selectors(say, store):
@@ -381,6 +428,100 @@ def test_one_damaged_cell_is_named_and_hides_no_other(say, streets, new_store, c
     assert code == 0
     assert f"Left out: {other / 'cell.json'} is damaged." in err
     assert "clip" in out
+
+
+@pytest.mark.parametrize("name", ["cell.json", "result.json"])
+def test_show_names_the_damaged_file_of_a_cell_that_goes_by_the_end_of_its_folder(say, store, name):
+    home = stored.done(store)
+    (home / name).write_text("{")
+    code, out, err = say("show", home.name[-8:])
+    assert (code, err) == (0, "")
+    assert f"{home / name} is damaged. Remove {home} to have it made again." in out
+    assert json.loads(say("show", home.name[-8:], "--json")[1])["state"] == "unreadable"
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120, 160])
+def test_status_keeps_names_whole_however_long_an_error_is(say, store, width, monkeypatch):
+    home, other = (
+        stored.failed(store, error="ValueError: " + 40 * "so long "),
+        stored.done(store, PF),
+    )
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", say("status")[1]).splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("moco")]
+    assert names == [home.name, other.name]
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert any("ValueError" in line for line in lines) == (width > 90)
+
+
+HARMS = {
+    "metrics is [], not an object": {"metrics": []},
+    "metrics.sem/mIoU is 'high', not a score from 0 to 100": {"metrics": {"sem/mIoU": "high"}},
+    "metrics.sem/mIoU is 100.5, not a score from 0 to 100": {"metrics": {"sem/mIoU": 100.5}},
+    "metrics.det/mAP is -1, not a score from 0 to 100": {"metrics": {"det/mAP": -1}},
+    "metrics.det/mAP is True, not a score from 0 to 100": {"metrics": {"det/mAP": True}},
+    "constant.sem/mIoU is inf, not a score from 0 to 100": {"constant": {"sem/mIoU": 1e999}},
+    "stages is missing": {"stages": None},
+    "stages.0.seconds is missing": {"stages": [{"name": "adapt"}]},
+    "provenance.device is missing": {"provenance": {}},
+    "provenance.finished is 'soon', not a time with its zone": {
+        "provenance": {"device": "cpu", "finished": "soon"}
+    },
+    "provenance.ranks.0 is 'two', not a number of processes": {
+        "provenance": {"device": "cpu", "finished": stored.ENDED, "ranks": ["two"]}
+    },
+}
+
+
+@pytest.mark.parametrize("cause", HARMS)
+def test_a_result_of_another_shape_fails_that_cell_with_its_cause_and_no_other(say, store, cause):
+    home = stored.done(store)
+    other = stored.done(store, stored.cell(zoo="clip_rn50"))
+    result = json.loads((home / "result.json").read_text()) | HARMS[cause]
+    result = {name: value for name, value in result.items() if value is not None}
+    (home / "result.json").write_text(json.dumps(result))
+    line = f"{home / 'result.json'} is damaged ({cause}). Remove {home} to have it made again."
+    assert states(say) == {home.name: "unreadable", other.name: "done"}
+    for words in (("show", home.name), ("show", home.name[-8:])):
+        code, out, err = say(*words)
+        assert (code, err) == (0, "")
+        assert f"{home.name}: unreadable" in out
+        assert line in out
+    zoo = ("--zoo", "moco_v2,clip", "--protocol", "paf", "--scheme", "zeroing")
+    code, out, _ = say("report", *zoo, "--format", "json")
+    cells = [cell for row in json.loads(out)["rows"] for cell in row["cells"]]
+    assert code == 0
+    assert {cell["state"] for cell in cells} >= {"failed", "done"}
+    assert line[:150] in out  # a footnote is short
+    assert say("compare", home.name, other.name)[2] == f"bench: {line}\n"
+
+
+def test_a_score_that_is_no_number_does_not_exist(say, store):
+    home = stored.done(store, metrics={"sem/mIoU": float("nan"), "driv/mIoU": 62.5})
+    assert states(say) == {home.name: "done"}
+    code, out, _ = say("show", home.name)
+    assert code == 0
+    assert "does not exist" in out
+
+
+def test_the_result_of_another_cell_is_not_taken_for_a_cells_own(say, store):
+    home, other = stored.done(store), stored.done(store, PF, metrics={"sem/mIoU": 99.0})
+    (home / "result.json").write_bytes((other / "result.json").read_bytes())
+    assert states(say) == {home.name: "unreadable", other.name: "done"}
+    line = (
+        f"{home / 'result.json'} is the result of another cell: its key is {other.name[-8:]}, and "
+        f"this cell's {home.name[-8:]}. Remove {home} to have it made again."
+    )
+    assert line in say("show", home.name)[1]
+    words = ("--zoo", "moco_v2", "--protocol", "paf", "--scheme", "zeroing", "--format", "json")
+    code, out, _ = say("report", *words)
+    assert code == 0
+    assert line[:150] in out
+    (key,) = (c["key"] for row in json.loads(out)["rows"] for c in row["cells"] if c["mean"] == 99)
+    assert key[0].startswith(other.name[-8:])
 
 
 def test_what_is_only_told_may_be_damaged(say, store):
