@@ -220,10 +220,11 @@ def report(formats: tuple[str, ...], layout: str, cost: bool, **chosen: Any) -> 
     request, place = asked({**chosen, "data": chosen["data"] or "demo"})
     options = {name: chosen[name] for name in ("out", "paper", "expect", "tol", "strict")}
     root = place.root if chosen["data"] else None
+    look = Look(layout=layout, cost=cost)
+    code = report(request, store, Asked(formats=formats, look=look, root=root, **options))
     if said := absent(cells(request), store, root):
         click.echo(said, err=True)
-    look = Look(layout=layout, cost=cost)
-    return report(request, store, Asked(formats=formats, look=look, root=root, **options))
+    return code
 
 
 bench.add_command(data)

@@ -381,4 +381,4 @@ def test_a_place_that_cannot_be_written_is_one_line(say, streets):
     words = ("report", "--format", "csv", "--out", "/dev/null/tables", "--data", streets)
     code, _, err = say(*words)
     assert (code, err.count("\n")) == (2, 1)
-    assert "Not a directory" in err
+    assert "/dev/null is a file, not a folder" in err
