@@ -33,7 +33,7 @@ def figures(data: Path | None = None) -> list[Figure]:
     if data is not None:
         return of_frames(list(bdd100k.read(data).train.values()), "photographs")
     with tempfile.TemporaryDirectory(prefix="loader-") as folder:
-        draw(Path(folder), 0, Counts(train_100k=24, train_10k=24, shared=24, val_100k=1, val_10k=1))
+        draw(Path(folder), 0, Counts(train_100k=32, train_10k=24, shared=24, val_100k=1, val_10k=1))
         return of_frames(list(bdd100k.read(Path(folder)).train.values()), "drawn")
 
 

@@ -68,7 +68,7 @@ def rows() -> tuple[list[str], bool]:
         for _ in range(9)
     )
     written = [
-        f"| `bench --help`, s | {help_s:.2f} | {HELP_S} |",
+        f"| `bench --help`, s | {help_s:.3f} | {HELP_S} |",
         f"| what a cell costs beside its training, s: {parts} | {whole:.2f} | {MOST_S} |",
         f"| a finished cell is skipped, ms | {1000 * skipping_s:.1f} | {1000 * SKIP_S:.0f} |",
         f"| {len(listed):,} cells planned, and their cost, s | {planned_s:.2f} | {PLAN_S} |",
@@ -101,7 +101,7 @@ def measured(
     home = one.folder
     return {
         "start": (home / "attempts.jsonl").stat().st_mtime - began,
-        "records": timed(lambda: records(one, place.store.root / "cells" / "records")),
+        "records": timed(lambda: records(one, place.store.root / "beside" / "records")),
         "end": ended - (home / "result.json").stat().st_mtime,
         "tracking": timed(lambda: track.mirror([home], uri, place.store.root)),
     }
@@ -109,7 +109,7 @@ def measured(
 
 def records(one: PlannedCell, home: Path) -> None:
     """Write what a cell writes about itself, in a folder of its own, with the lock held."""
-    home.mkdir(exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
     with locked(home), failure_kept(home):
         begin(home, one.order)
         for line in (one.folder / "progress.jsonl").read_text().splitlines():
