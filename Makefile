@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/bench run --zoo all --protocol paf
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

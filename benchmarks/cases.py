@@ -21,13 +21,14 @@ def make_model(protocol: Protocol) -> MultiTask:
     """The network of a protocol without adapter, with all its heads and random weights."""
     torch.manual_seed(0)
     trunk = resnet50(variant="plain", padding="torch", size=protocol.model.trunk)
-    return MultiTask(
+    model = MultiTask(
         backbone=trunk,
         neck=FPN(trunk.channels, protocol.model.channels),
         heads={task: head(protocol, task) for task in TASKS},
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
+    return model.to(memory_format=torch.channels_last)  # as in a run
 
 
 def make_batch(images: int, size_hw: tuple[int, int], seed: int = 0) -> Batch:

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -26,6 +29,18 @@ REQUIRED = {
     "SLURM is not installed": "REQUIRE_SLURM",
     "chromium is not installed": "REQUIRE_CHROMIUM",
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file in one process, and all that need SLURM: they share what they made.
+
+    Those are begun first, for they mostly wait.
+    """
+    for item in items:
+        slurm = item.path.parent.name == "slurm"
+        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))
+    items.sort(key=lambda item: item.path.parent.name != "slurm")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -15,6 +15,9 @@ def test_a_figure_is_the_median_of_the_rounds_ratios_and_says_what_it_misses():
     assert (one.ratio, one.low, one.high, one.met) == (1.0, 0.5, 3.0, False)
     assert one.row() == "| a / b | 1 (0.5-3) | ≤ 0.5, missed | 1 | 2 |"
     assert figure("a / b", [4.0], [2.0], -2).met
+    reported = figure("a / b", [4.0], [2.0], None)
+    assert reported.met
+    assert reported.row() == "| a / b | 2 (2-2) |  | 4 | 2 |"
 
 
 def test_the_best_schedule_takes_the_longest_first_and_makes_students_wait_for_labels():

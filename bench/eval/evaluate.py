@@ -155,7 +155,8 @@ def evaluate(
                 found.detections.append(output)
             else:
                 label = getattr(stored, task).to(output.device)
-                counts = confusion(output.argmax(0), label, len(CLASSES[task]))
+                best = output.max(0).indices  # on a CPU in a fraction of argmax's time
+                counts = confusion(best, label, len(CLASSES[task]))
                 found.confusions[task][stored.name] = counts.cpu().numpy()
         if kept and done % batch == 0 and clock.due():  # a batch is padded to its largest frame
             _keep(found, kept, weights, done)

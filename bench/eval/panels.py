@@ -97,7 +97,7 @@ def _small(size_hw: tuple[int, int]) -> tuple[int, int]:
 
 def _map(scores: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Return the best class of every pixel of the small picture, uint8 [H, W]."""
-    best = scores.argmax(0).byte().cpu()[None, None]
+    best = scores.max(0).indices.byte().cpu()[None, None]
     return torch.nn.functional.interpolate(best, size_hw, mode="nearest-exact")[0, 0]
 
 

@@ -52,14 +52,15 @@ class _MaskSums(torch.autograd.Function):
         ctx.size_hw = size_hw
         sums = masks.new_zeros(3, *classes.shape)
         for layer, mask in enumerate(masks):
+            focal, overlap, sizes = sums[:, layer]
             for x, true, count in _parts(_by_pixel(mask, size_hw), truth, counted):
                 inside, turn, wrong = _compared(x, true, classes[layer])
                 weight = ((1 - ALPHA) * count).add_(inside, alpha=2 * ALPHA - 1)
                 chance = wrong.sigmoid()
-                sums[0, layer] += F.softplus(wrong).mul_(chance).mul_(chance).mul_(weight).sum(0)
+                focal += F.softplus(wrong).mul_(chance).mul_(chance).mul_(weight).sum(0)
                 probability = chance.mul_(turn).add_(inside)
-                sums[1, layer] += (probability * inside).sum(0)
-                sums[2, layer] += probability.mul_(count).add_(inside).sum(0)
+                overlap += (probability * inside).sum(0)
+                sizes += probability.mul_(count).add_(inside).sum(0)
         return tuple(sums)
 
     @staticmethod

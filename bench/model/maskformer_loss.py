@@ -110,23 +110,18 @@ class MaskFormerLoss:
         classes = torch.arange(logits.shape[-1] - 1, device=labels.device)
         inside = (small == classes[:, None]).to(masks.dtype)
         counted = self._counted(small).to(masks.dtype)
+        truth = inside.mT, (counted - inside).mT, torch.cat((inside, counted), dim=1).mT
         # Layer by layer, for all of them at once would be written to memory and read again.
-        by_layer = [self._mask_cost(layer.flatten(2), inside, counted) for layer in masks]
-        return torch.stack(by_layer) - self.ce_weight * logits.softmax(-1)[..., :-1]
-
-    def _mask_cost(
-        self,
-        masks: Float[Tensor, "B Q P"],
-        inside: Float[Tensor, "B K P"],
-        counted: Float[Tensor, "B 1 P"],
-    ) -> Float[Tensor, "B Q K"]:
-        as_inside, as_outside = focal_either_way(masks)
-        focal_cost = as_outside @ counted.mT + as_inside.sub_(as_outside) @ inside.mT
-        probability = masks.sigmoid()
-        sizes = probability @ counted.mT + inside.sum(-1)[:, None]
-        dice_cost = dice(probability @ inside.mT, sizes)
-        pixels = counted.sum(-1)[:, None].clamp(min=1)
-        return self.focal_weight * focal_cost / pixels + self.dice_weight * dice_cost
+        sums = [_cost_sums(layer.flatten(2), *truth) for layer in masks]
+        focal, overlap, sizes = (torch.stack(layers) for layers in zip(*sums, strict=True))
+        focal_cost = focal / counted.sum(-1, keepdim=True).clamp(min=1)
+        dice_cost = dice(overlap, sizes + inside.sum(-1)[:, None])
+        class_cost = -logits.softmax(-1)[..., :-1]
+        return (
+            self.ce_weight * class_cost
+            + self.focal_weight * focal_cost
+            + self.dice_weight * dice_cost
+        )
 
     def _counted(self, labels: UInt8[Tensor, "..."]) -> Bool[Tensor, "..."]:
         if self.mask_ignore == "maskformer":
@@ -159,6 +154,19 @@ class MaskFormerLoss:
         size_hw = (labels.shape[1], labels.shape[2])
         focal_sum, overlap, sizes = mask_sums(masks, truth, pairs.targets, counted, size_hw)
         return focal_sum / counted.sum(0).clamp(min=1), dice(overlap, sizes)
+
+
+def _cost_sums(
+    masks: Float[Tensor, "B Q P"],
+    inside: Float[Tensor, "B P K"],
+    outside: Float[Tensor, "B P K"],
+    inside_and_counted: Float[Tensor, "B P _"],
+) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q K"], Float[Tensor, "B Q 1"]]:
+    """Of each mask with each class: focal loss and overlap; and the mask's size, in pixels."""
+    as_inside, as_outside = focal_either_way(masks)
+    focal = torch.baddbmm(as_inside @ inside, as_outside, outside)
+    overlap, sizes = (masks.sigmoid() @ inside_and_counted).split((inside.shape[-1], 1), dim=-1)
+    return focal, overlap, sizes
 
 
 def _shrunk(

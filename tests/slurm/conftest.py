@@ -24,8 +24,9 @@ SLURM = "gpus_per_node=0,cpus_per_task=1,time=60"
 TEACHERS = ("sem", "driv", "det")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster():
+    """A cluster for the tests of this folder, gone before those of the next."""
     if absent := missing():
         pytest.skip(f"SLURM is not installed: {', '.join(absent)}")
     cluster = Cluster()

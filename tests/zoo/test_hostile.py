@@ -46,6 +46,14 @@ from zoo.read import read
 SECONDS = 1.0  # of processor time, for reading and for looking for a ResNet-50
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects():
+    """What was there before is not looked through at each `gc.collect`: half a second at times."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """Commands would leave their traces in this folder, and `evil.py` could be imported."""
