@@ -184,7 +184,7 @@ class _Mirror:
         elif not digest.startswith(one.digest):
             self._finish(run, one)
             changed = True
-        changed |= self._tag(run, one)
+        changed |= self._describe(run, one)
         if run.info.status != one.status:
             self._end(run, one)
             changed = True
@@ -206,17 +206,12 @@ class _Mirror:
         return other
 
     def _new(self, one: Tracked) -> "Run":
-        from mlflow.entities import Param
-
-        run = self.client.create_run(
+        return self.client.create_run(
             self.experiment.experiment_id,
             start_time=one.start_ms,
             run_name=one.name,
             tags={one.kind: one.id},
         )
-        params = [Param(name, value) for name, value in one.params.items()]
-        self.client.log_batch(run.info.run_id, params=params)
-        return self.client.get_run(run.info.run_id)
 
     def _finish(self, run: "Run", one: Tracked) -> None:
         """Write what is final; the digest, last of all, says that it is there."""
@@ -273,19 +268,22 @@ class _Mirror:
             self.client.log_batch(run.info.run_id, metrics=metrics)
             first = last
 
-    def _tag(self, run: "Run", one: Tracked) -> bool:
-        """Set the tags that differ, and remove those of ours that no longer hold."""
-        from mlflow.entities import RunTag
+    def _describe(self, run: "Run", one: Tracked) -> bool:
+        """Set the parameters and tags that are not as they should be, and remove old tags."""
+        from mlflow.entities import Param, RunTag
 
+        absent = {k: v for k, v in one.params.items() if k not in run.data.params}
         there = run.data.tags
         new = {name: value for name, value in one.tags.items() if there.get(name) != value}
         ours = {name for name in there if name.startswith("bench.") and name != DIGEST_TAG}
         old = ours - set(one.tags)
-        if new:
-            self.client.log_batch(run.info.run_id, tags=[RunTag(*item) for item in new.items()])
+        if absent or new:
+            params = [Param(*item) for item in absent.items()]
+            tags = [RunTag(*item) for item in new.items()]
+            self.client.log_batch(run.info.run_id, params=params, tags=tags)
         for name in old:
             self.client.delete_tag(run.info.run_id, name)
-        return bool(new or old)
+        return bool(absent or new or old)
 
     def _end(self, run: "Run", one: Tracked) -> None:
         """Give a run its status; when a cell that was cut off ended, nobody knows."""

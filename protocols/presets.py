@@ -64,7 +64,7 @@ _DEMO = replace(
     preset="demo",
     stages=(
         replace(_ADAPT, epochs=1, lr=1e-3, warmup_steps=10),
-        replace(_FINETUNE, epochs=5, lr=5e-4, warmup_steps=10),
+        replace(_FINETUNE, epochs=4, lr=5e-4, warmup_steps=10),
     ),
     input=Input(train_short=(90,), test_short=90, max_long=160),
     model=Model(

@@ -162,7 +162,7 @@ def test_the_epochs_of_table_5_keep_their_relations_in_a_shorter_preset():
         tuple(stage.epochs for stage in cells(one)[0].protocol.stages)
         for _, one in lines("5", asked("5", preset="demo"))
     ]
-    assert epochs == [(2, 4), (1, 5), (1, 5), (1, 5), (2, 5)]
+    assert epochs == [(2, 3), (1, 4), (1, 4), (1, 4), (2, 4)]
     assert len(cells(asked("5", preset="demo"))) == 3
     second = cells(lines("4", asked("4", preset="demo"))[1][1])[0]
     assert [stage.epochs for stage in second.protocol.stages] == [1, 5]

@@ -1,5 +1,6 @@
 """The mirror of the store, read back from real MLflow databases and a real MLflow server."""
 
+import itertools
 import json
 import math
 import os
@@ -39,13 +40,18 @@ def template(tmp_path_factory):
 @pytest.fixture
 def store(template, tmp_path):
     """An empty store with its database."""
-    shutil.copy(template / "mlflow.db", tmp_path)
-    place = (tmp_path / "mlflow-artifacts").as_uri()
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+    return empty(tmp_path, template)
+
+
+def empty(folder, template):
+    folder.mkdir(exist_ok=True)
+    shutil.copy(template / "mlflow.db", folder)
+    place = (folder / "mlflow-artifacts").as_uri()
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         database.execute(
             "UPDATE experiments SET artifact_location = ? WHERE name = ?", (place, track.EXPERIMENT)
         )
-    return tmp_path
+    return folder
 
 
 def client(uri):
@@ -330,15 +336,37 @@ def test_another_result_of_a_cell_replaces_its_run(store):
     assert only(store).data.metrics["final/sem/mIoU"] == 40.0
 
 
-def test_a_run_that_was_cut_short_is_completed(store, template, monkeypatch):
-    home = stored.done(store)
-    with monkeypatch.context() as patch:
-        patch.setattr(track._Mirror, "_send", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            mirror(store, home)
-    assert only(store).info.status == "RUNNING"
-    assert mirror(store, home) == 1
-    assert content(track.default_uri(store)) == undisturbed(store, template)
+def test_a_run_that_was_cut_short_at_any_call_is_completed(template, tmp_path, monkeypatch):
+    for calls in itertools.count():
+        store = empty(tmp_path / str(calls), template)
+        home = stored.done(store)
+        with monkeypatch.context() as patch:
+            cut_off_after(calls, patch)
+            try:
+                mirror(store, home)
+            except ZeroDivisionError:
+                pass
+            else:
+                break
+        assert mirror(store, home) == 1, calls
+        assert content(track.default_uri(store)) == undisturbed(store, template), calls
+    assert calls >= 6  # begun, described, curves, scores, artifacts, ended
+
+
+def cut_off_after(calls, patch):
+    """Let so many calls that write to MLflow through, and no other."""
+    from mlflow import MlflowClient
+
+    left = iter(range(calls))
+
+    def limited(write):
+        def call(*arguments, **options):
+            return 1 / 0 if next(left, None) is None else write(*arguments, **options)
+
+        return call
+
+    for name in ("create_run", "log_batch", "log_artifact", "set_tag", "set_terminated"):
+        patch.setattr(MlflowClient, name, limited(getattr(MlflowClient, name)))
 
 
 def test_a_cell_of_another_version_is_passed_by(store):

@@ -24,24 +24,23 @@ SLURM = "gpus_per_node=0,cpus_per_task=1,time=60"
 TEACHERS = ("sem", "driv", "det")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def cluster():
-    """A cluster for the tests of this folder, gone before those of the next."""
     if absent := missing():
         pytest.skip(f"SLURM is not installed: {', '.join(absent)}")
     cluster = Cluster()
     try:
         cluster.up()
-        with cluster.kicking():
-            yield cluster
+        yield cluster
     finally:
         cluster.down()
 
 
 @pytest.fixture
 def slurm(cluster):
-    """The cluster, with nothing queued."""
-    yield cluster
+    """The cluster, with nothing queued; requeued jobs are made to start."""
+    with cluster.kicking():
+        yield cluster
     cluster.ask("scancel", f"--user={getpass.getuser()}")
     until(lambda: not cluster.ask("squeue", "--noheader"))
 
