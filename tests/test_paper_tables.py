@@ -165,7 +165,7 @@ def test_the_epochs_of_table_5_keep_their_relations_in_a_shorter_preset():
     assert epochs == [(2, 3), (1, 4), (1, 4), (1, 4), (2, 4)]
     assert len(cells(asked("5", preset="demo"))) == 3
     second = cells(lines("4", asked("4", preset="demo"))[1][1])[0]
-    assert [stage.epochs for stage in second.protocol.stages] == [1, 5]
+    assert [stage.epochs for stage in second.protocol.stages] == [1, 4]
 
 
 def test_an_override_is_for_the_rows_that_it_can_be_for():
