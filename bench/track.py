@@ -269,7 +269,7 @@ class _Mirror:
             first = last
 
     def _describe(self, run: "Run", one: Tracked) -> bool:
-        """Set the parameters and tags that are not as they should be, and remove old tags."""
+        """Set absent parameters and tags that differ; remove tags of ours that no longer hold."""
         from mlflow.entities import Param, RunTag
 
         absent = {k: v for k, v in one.params.items() if k not in run.data.params}
