@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from bench import BenchError
+from bench import BenchError, memory
 from bench.cell import hashed
 from bench.data import bdd100k
 from bench.data.bdd100k import Dataset, Frame
@@ -155,6 +155,7 @@ def _device() -> str:
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
+    memory.keep()
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from torch.multiprocessing.spawn import (
     spawn,
 )
 
-from bench import BenchError
+from bench import BenchError, memory
 from bench.train import stop
 from runners.base import held_back, last_words
 
@@ -98,6 +98,7 @@ def _member(
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     _listen(rank)
     torch.set_num_threads(threads)
+    memory.keep()
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(rank)

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from bench import BenchError
+from bench import BenchError, memory
 from bench.plan import LABELS_DONE
 from bench.store import Busy, owner, read_json, state, write_failure
 
@@ -17,6 +17,7 @@ LOOK_S = 2.0  # between two looks at somebody else's work
 def work(folder: str) -> None:
     """Run the cell of a folder, or make its labels; `Busy` where somebody else does."""
     _take_threads()
+    memory.keep()
     if is_labels(Path(folder)):
         from bench.pseudo import make_labels
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench import memory
 from bench.data import bdd100k
 from bench.data.bdd100k import Frame
 from bench.data.demo.draw import Counts, draw
@@ -40,6 +41,7 @@ def figures(data: Path | None = None) -> list[Figure]:
 def of_frames(frames: list[Frame], what: str) -> list[Figure]:
     """Measure those that have both masks."""
     torch.set_num_threads(1)
+    memory.keep()
     whole = [f for f in frames if isinstance(f.sem, Path) and isinstance(f.driv, Path)][:FRAMES]
     names = {frame.name: frame for frame in whole}
     order = Zeroing(frames=tuple(names), epochs=1, batch=min(BATCH, len(whole)), seed="0")

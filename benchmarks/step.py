@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bench import memory
 from bench.data.sample import Batch
 from bench.model.build import losses
 from bench.model.multitask import MultiTask
@@ -36,6 +37,7 @@ EPOCHS = (6, 30)  # of the paper's two stages
 def figures() -> list[Figure]:
     """Measure them all."""
     torch.set_num_threads(THREADS)
+    memory.keep()
     return [one for preset in CASES for one in of_preset(preset)]
 
 

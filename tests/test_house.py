@@ -18,7 +18,7 @@ FOLDERS = ("bench", "zoo", "protocols", "runners", "reports")
 
 # Inside bench, each layer imports only itself and the layers before it.
 LAYERS = (
-    ("bench.dist", "bench.records"),
+    ("bench.dist", "bench.memory", "bench.records"),
     ("bench.store", "bench.failure", "bench.invocations", "bench.tracked", "bench.track"),
     ("bench.provenance", "bench.train.stop"),
     ("bench.reasons",),
