@@ -40,15 +40,20 @@ WARM = 2  # rounds that do not count: memory is touched for the first time in th
 HEADER = "| | ratio (rounds) | bar | first, s | second, s |\n| --- | --- | --- | ---: | ---: |"
 
 
-def timed(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def timed(
+    ways: dict[str, Callable[[], object]],
+    rounds: int,
+    ready: Callable[[str], object] = lambda way: None,
+) -> dict[str, list[float]]:
     """Return the processor time of each way in every round that counts.
 
     Processor time, not the clock: other programs run on the machine. Threads that wait for each
-    other count too.
+    other count too. What makes a way ready does not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(WARM + rounds):
         for name, way in ways.items():
+            ready(name)
             before = time.process_time()
             way()
             if number >= WARM:

@@ -26,7 +26,7 @@ from benchmarks.plain_loader import samples
 from protocols.presets import protocol
 from protocols.schemes import Zeroing
 
-FRAMES, BATCH, ROUNDS = 16, 16, 7
+FRAMES, BATCH, ROUNDS = 16, 16, 15
 
 
 def figures(data: Path | None = None) -> list[Figure]:

@@ -107,11 +107,12 @@ def _compared(
 
 def _by_pixel(mask: Float[Tensor, "M h w"], size_hw: tuple[int, int]) -> Float[Tensor, "P M"]:
     """The masks of a layer at the labels' size."""
-    # Pixels first, masks last: resizing and its gradient are several times faster so on a CPU.
+    # Pixels first, masks last: resizing and its gradient are several times faster so on a CPU. The
+    # gradient of `sized[0]` would be laid out the other way round.
     sized = mask[None].contiguous(memory_format=torch.channels_last)
     if sized.shape[-2:] != size_hw:
         sized = F.interpolate(sized, size=size_hw, mode="bilinear")
-    return sized[0].permute(1, 2, 0).flatten(0, 1)
+    return sized.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _parts(*arrays: Shaped[Tensor, "P M"]) -> Iterator[tuple[Tensor, ...]]:

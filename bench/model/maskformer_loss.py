@@ -150,7 +150,7 @@ class MaskFormerLoss:
         if self.size == "quarter":
             labels = _shrunk(labels, masks)
         truth = labels.flatten(1)[pairs.images].T.contiguous()
-        counted = self._counted(truth).to(masks.dtype)
+        counted = self._counted(truth).view(torch.uint8).to(masks.dtype)  # sooner than from bool
         size_hw = (labels.shape[1], labels.shape[2])
         focal_sum, overlap, sizes = mask_sums(masks, truth, pairs.targets, counted, size_hw)
         return focal_sum / counted.sum(0).clamp(min=1), dice(overlap, sizes)
