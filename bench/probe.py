@@ -46,6 +46,7 @@ def probe(cells: Sequence[PlannedCell], place: Place, threads: int) -> Iterator[
     if place.ranks > 1:
         raise BenchError("--probe times one process; leave out --gpus-per-cell, or --probe.")
     data = bdd100k.read(place.root)
+    memory.keep()  # as a worker does
     with _threads(threads):
         here = _device()
         known = {kind for one in measured(place.store) if one.device == here for kind in one.speeds}
@@ -155,7 +156,6 @@ def _device() -> str:
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    memory.keep()
     try:
         yield
     finally:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from bench import memory
+
 FAULTS = """
 import resource, sys, torch
 from bench import memory
@@ -28,13 +30,13 @@ def faults(way: str) -> int:
     return int(told.stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
+)
 def test_what_is_freed_is_used_again_instead_of_new_pages():
     assert 3 * faults("keep") < faults("leave")
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from bench import memory
-
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     memory.keep()
